@@ -1,0 +1,5 @@
+"""`python -m behemoth` is `behemoth`."""
+
+from behemoth.cli import main
+
+main()

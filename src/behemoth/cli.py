@@ -1,0 +1,191 @@
+"""The command line: one verb, one function, one or two lines that hand over to the code that does the work.
+
+Nothing heavy is imported here; a verb imports what it needs when it is called, so that `behemoth --help` is
+instant. Exit codes: 0 done, 1 the answer is no, 2 wrong use or bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from behemoth.base.errors import BehemothError
+
+app = typer.Typer(
+    name="behemoth",
+    help="Train, test and release sparse mixture-of-experts models, from one recipe file.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data", help="Look at the text a run trains on.")
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (.toml).")]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, RUN:MEMBER, a checkpoint or an export.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on stdout.")]
+Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
+TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this mass.")]
+Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run directory; default runs/NAME.")] = None,
+    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage.")] = None,
+    overrides: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Do all a recipe says, or one stage; go on where it stopped."""
+    from behemoth import stages
+
+    stages.run(recipe, out, stage, overrides or [], as_json)
+
+
+@app.command()
+def explain(
+    recipe: RecipePath,
+    key: Annotated[str, typer.Argument(metavar="[KEY]", help="One value or table, such as train.")] = "",
+    overrides: Set = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show every value of a recipe with its reason, and what it costs."""
+    from behemoth import explain
+
+    explain.explain(recipe, key, overrides or [], as_json)
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of your own text.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The recipe to write.")] = Path("recipe.toml"),
+) -> None:
+    """Write a recipe for a folder of text."""
+    from behemoth import starter
+
+    starter.init(directory, out)
+
+
+@app.command()
+def generate(
+    model: Model,
+    prompt: Annotated[str, typer.Argument(metavar="[PROMPT]", help="The text to go on from.")] = "",
+    max_tokens: Annotated[int, typer.Option(min=1, help="Stop after this many tokens.")] = 128,
+    temperature: Temperature = 0.8,
+    top_p: TopP = 0.95,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Continue a text."""
+    from behemoth import verbs
+
+    verbs.generate(model, prompt, max_tokens, temperature, top_p, seed, as_json)
+
+
+@app.command()
+def chat(model: Model, temperature: Temperature = 0.8, top_p: TopP = 0.95, seed: Seed = 0) -> None:
+    """Talk to a model in the terminal."""
+    from behemoth import verbs
+
+    verbs.chat(model, temperature, top_p, seed)
+
+
+@app.command("eval")
+def evaluate(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="The models to measure.")],
+    against: Annotated[str | None, typer.Option(metavar="MODEL", help="Compare each with this one.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write every document's score here.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Held-out bits per byte, with paired intervals."""
+    from behemoth import verbs
+
+    verbs.evaluate(models, against, out, as_json)
+
+
+@app.command("import")
+def import_(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A Hugging Face Llama 4 directory.")],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory to make.")],
+) -> None:
+    """Bring open weights into a run directory."""
+    from behemoth import verbs
+
+    verbs.import_model(directory, out)
+
+
+@app.command()
+def export(
+    model: Model,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory to make.")],
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="hf: safetensors for transformers.")] = "hf",
+) -> None:
+    """Write a model for other programs, with a receipt."""
+    from behemoth import verbs
+
+    verbs.export(model, to, directory)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+) -> None:
+    """Write report.html again from the files of a run."""
+    from behemoth.report.page import build_report
+
+    print(build_report(run))
+
+
+@data_app.command()
+def show(
+    source: Annotated[Path, typer.Argument(metavar="RUN|RECIPE", help="A run directory or a recipe.")],
+    rows: Annotated[int, typer.Option(min=1, help="How many packed rows.")] = 2,
+) -> None:
+    """Print the first packed rows with the borders of their documents."""
+    from behemoth import verbs
+
+    verbs.data_show(source, rows)
+
+
+def main() -> None:
+    """Run the command line; a person's mistake is told in words, without a traceback."""
+    as_json = "--json" in sys.argv[1:]
+    try:
+        code = app(prog_name="behemoth", standalone_mode=False)
+        sys.stdout.flush()
+    except BehemothError as error:
+        code = _tell(str(error), type(error).__name__, error.exit_code, as_json)
+    except (KeyboardInterrupt, typer.Abort):
+        code = 130
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        if not hasattr(
+            error, "format_message"
+        ):  # click's own errors, under whichever name typer carries them
+            raise
+        code = _tell(_usage(error), "UsageError", 2, as_json)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage(error: Any) -> str:
+    context = getattr(error, "ctx", None)
+    return error.format_message() + (f"\nTry: {context.command_path} --help" if context else "")
+
+
+def _tell(message: str, kind: str, code: int, as_json: bool) -> int:
+    print(message, file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": {"kind": kind, "message": message}, "exit_code": code}))
+    return code

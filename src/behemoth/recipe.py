@@ -1,0 +1,736 @@
+"""A recipe says what is wanted; everything that follows from it is computed here, with a reason.
+
+A recipe is a TOML file of a few dials: sources of text, a model's size and experts, a budget, students.
+What it leaves out is derived by `resolve`: the shape from the size, the steps from the budget, the batch from
+both. Each derived value carries one sentence that says why. The resolved recipe is written back as a complete
+recipe, and loading that again changes nothing.
+
+The rules are first guesses that are good enough to start from (Llama 4's proportions, the exponents of
+published scaling studies), not results of a search; writing a value overrides its rule. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from math import log, log2, sqrt
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+
+from behemoth.base.config import apply_overrides, load_toml, problems_of, validate
+from behemoth.base.errors import InputError, RecipeError
+from behemoth.base.files import read_json
+from behemoth.base.units import human_count, human_duration, parse_count
+from behemoth.model.config import Frozen, ModelConfig, RopeScaling
+from behemoth.model.cost import count_parameters, training_flops
+
+TOKENS_PER_PARAMETER = (
+    20  # Chinchilla (Hoffmann et al. 2022): about 20 training tokens per (active) parameter
+)
+MICROBATCH_TOKENS = 16_384  # one forward's worth that fits beside a small model on any machine
+GUESSED_FLOPS = 60e9  # a laptop core or two; stands in until a run has measured its machine
+SIZE_TOLERANCE = 1.02  # a size is a round number: 4,002,944 parameters are "4M"
+# Widths of whole heads, an even number of them from 256 on; finer where models are small.
+WIDTHS = [*range(32, 256, 32), *range(256, 512, 64), *range(512, 2048, 128), *range(2048, 32_769, 256)]
+
+
+# --- the dials ----------------------------------------------------------------------------------------------
+
+
+def _count(value: Any) -> Any:
+    """Pydantic wants ValueError; "400M" becomes 400_000_000 on the way in."""
+    if value is None:
+        return None
+    try:
+        return parse_count(value)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+Count = Annotated[int, BeforeValidator(_count), Field(gt=0)]
+AnyModel = TypeVar("AnyModel", bound="ModelRecipe")
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class PythonText(Frozen):
+    """The running interpreter's own standard library: real text that is on every machine."""
+
+    kind: Literal["python"]
+    weight: float = Field(1.0, gt=0)
+
+
+class FilesText(Frozen):
+    """A file or a folder of text; a relative path starts at the recipe's own folder."""
+
+    kind: Literal["files"]
+    path: str
+    licence: str | None = None
+    weight: float = Field(1.0, gt=0)
+
+
+class HubText(Frozen):
+    """A data set of the Hugging Face Hub."""
+
+    kind: Literal["hub"]
+    dataset: str
+    subset: str | None = None
+    split: str = "train"
+    text_column: str = "text"
+    licence: str | None = None
+    weight: float = Field(1.0, gt=0)
+
+
+Source = Annotated[PythonText | FilesText | HubText, Field(discriminator="kind")]
+
+
+class DataRecipe(Frozen):
+    """Where the text comes from, and how much of it training never sees."""
+
+    sources: tuple[Source, ...]
+    held_out: float = Field(0.1, gt=0, lt=1)  # fraction of documents kept for evaluation
+
+    @model_validator(mode="after")
+    def _has_a_source(self) -> DataRecipe:
+        if not self.sources:
+            raise ValueError('sources is empty; add a [[data.sources]] table, such as kind = "python"')
+        return self
+
+
+class TokenizerRecipe(Frozen):
+    """Train a byte-level BPE of `vocab_size` entries, or import the tokenizer.json at `path`."""
+
+    vocab_size: Count | None = None
+    path: str | None = None
+
+
+class ModelRecipe(Frozen):
+    """A size and a number of experts; every other field of the architecture may be given, or is derived."""
+
+    size: Count | None = None  # parameters in total
+    experts: int | None = Field(None, ge=0)  # routed experts of a sparse layer; 0 is a dense model
+    hidden_size: int | None = Field(None, gt=0)
+    num_layers: int | None = Field(None, gt=0)
+    num_heads: int | None = Field(None, gt=0)
+    num_kv_heads: int | None = Field(None, gt=0)
+    head_size: int | None = Field(None, gt=0)
+    expert_size: int | None = Field(None, gt=0)
+    dense_size: int | None = Field(None, gt=0)
+    experts_per_token: int | None = Field(None, ge=1)
+    moe_every: int | None = Field(None, ge=1)
+    score_on: Literal["input", "output"] | None = None
+    nope_every: int | None = Field(None, ge=0)
+    chunk_size: int | None = Field(None, ge=1)
+    rope_theta: float | None = Field(None, gt=0)
+    rope_scaling: RopeScaling | None = None
+    qk_norm: bool | None = None
+    temperature_tuning: bool | None = None
+    temperature_floor: int | None = Field(None, ge=1)
+    temperature_scale: float | None = None
+    norm_eps: float | None = Field(None, gt=0)
+    tie_embeddings: bool | None = None
+    context_length: int | None = Field(None, ge=1)
+    init_std: float | None = Field(None, gt=0)
+
+
+class TrainRecipe(Frozen):
+    """A budget (`tokens` or `minutes`) and how to spend it."""
+
+    tokens: Count | None = None
+    minutes: float | None = Field(None, gt=0)
+    context_length: int | None = Field(None, ge=2)
+    tokens_per_step: Count | None = None
+    microbatches: int | None = Field(None, ge=1)  # forwards per step; each sees an equal share of the rows
+    optimizer: Literal["muon", "adamw"] = "muon"
+    learning_rate: float | None = Field(None, gt=0)
+    adam_learning_rate: float | None = Field(None, gt=0)  # embeddings, head, router and norms
+    weight_decay: float = Field(0.1, ge=0)
+    warmup: Fraction = 0.05  # of all steps
+    decay: Fraction = 0.4  # of all steps, at the end
+    max_grad_norm: float = Field(1.0, gt=0)
+    balance: float = Field(0.01, ge=0)  # coefficient of the loss that spreads tokens over the experts
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    average: float | None = Field(None, ge=0, lt=1)  # decay of the running average of the weights
+    evaluate_every: int | None = Field(None, ge=1)  # steps
+    sample_every: int | None = Field(None, ge=1)
+    save_every: int | None = Field(None, ge=1)
+    keep: int = Field(2, ge=2)  # checkpoints; two, so that a good one is left when the newest is damaged
+
+    @model_validator(mode="after")
+    def _agrees(self) -> TrainRecipe:
+        if self.tokens is not None and self.minutes is not None:
+            raise ValueError("tokens and minutes are both given; a budget is one of the two, so remove one")
+        if self.warmup + self.decay > 1:
+            raise ValueError(
+                f"warmup {self.warmup} + decay {self.decay} is more than the whole run; lower one"
+            )
+        return self
+
+
+def _plain_name(name: str) -> str:
+    if not name.replace("-", "").replace("_", "").isalnum() or name in ("teacher", "control"):
+        raise ValueError("a name is letters, digits, - and _, and not 'teacher' or 'control'")
+    return name
+
+
+class StudentRecipe(ModelRecipe):
+    """A smaller model that learns in the teacher's run, from the running average of the teacher's weights."""
+
+    name: Annotated[str, AfterValidator(_plain_name)] = "student"
+    joins_at: float = Field(0.5, ge=0, lt=1)  # fraction of the teacher's steps
+    soft: Fraction = 0.7  # weight of the teacher's distribution; the rest is the text itself
+    control: bool = True  # beside it an identical student that learns from the text alone
+
+
+class Recipe(Frozen):
+    """What is wanted."""
+
+    name: str = Field(min_length=1)
+    seed: int = Field(0, ge=0)
+    data: DataRecipe
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    model: ModelRecipe
+    train: TrainRecipe = TrainRecipe()
+    students: tuple[StudentRecipe, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Recipe:
+        names = [student.name for student in self.students]
+        if len(set(names)) < len(names):
+            raise ValueError(f"students are called {', '.join(names)}; give each its own name")
+        return self
+
+
+# --- what follows from them ---------------------------------------------------------------------------------
+
+
+class Training(TrainRecipe):
+    """[train] with nothing left open: the same fields, each with a value."""
+
+    tokens: int
+    context_length: int
+    tokens_per_step: int
+    microbatches: int
+    learning_rate: float
+    adam_learning_rate: float
+    average: float
+    evaluate_every: int
+    sample_every: int
+    save_every: int
+
+
+@dataclass(frozen=True)
+class Student:
+    """A student with its shape and its place in the teacher's run."""
+
+    name: str
+    model: ModelConfig
+    first_step: int  # the teacher's steps that are over when it joins
+    steps: int  # its own
+    soft: float
+    control: bool
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A complete recipe: nothing in it is left to derive, and `reasons` says why for what was."""
+
+    recipe: Recipe
+    model: ModelConfig
+    students: tuple[Student, ...]
+    steps: int
+    rows_per_step: int
+    reasons: dict[str, str] = field(compare=False)  # "train.tokens_per_step" -> why
+
+    @property
+    def train(self) -> Training:
+        assert isinstance(self.recipe.train, Training)
+        return self.recipe.train
+
+
+def load_recipe(path: Path, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe file with `a.b=value` overrides; RecipeError lists every problem at once."""
+    path = Path(path)
+    recipe = validate(Recipe, apply_overrides(load_toml(path), overrides), str(path))
+    return _with_absolute_paths(recipe, path.resolve().parent)
+
+
+def resolve(
+    recipe: Recipe,
+    vocab_size: int | None = None,
+    tokens_per_second: float | None = None,
+    where: str = "recipe",
+) -> Resolved:
+    """Fill in everything the recipe leaves open.
+
+    `vocab_size` is the real tokenizer's, once there is one (a tiny corpus gives fewer entries than were asked
+    for). `tokens_per_second` is the measured speed of the whole run, which turns a budget in minutes into
+    tokens; without it a guess stands in, good enough to look at and not to train by. Raises RecipeError with
+    every impossible combination and what would mend it.
+    """
+    work = _Derivation()
+    vocab = _vocabulary(recipe, vocab_size, work)
+    model = derive_model(recipe.model, vocab, recipe.train.context_length, "model", work)
+    if model is None:
+        raise RecipeError(where, work.problems)
+    train, steps, rows = _derive_train(recipe, model, tokens_per_second, work)
+    students = [_derive_student(index, recipe, model, steps, work) for index in range(len(recipe.students))]
+    if work.problems:
+        raise RecipeError(where, work.problems)
+    found = tuple(student for student in students if student is not None)
+    full = recipe.model_copy(
+        update={
+            "tokenizer": recipe.tokenizer.model_copy(update={"vocab_size": vocab}),
+            "model": _filled(recipe.model, model),
+            "train": train,
+            "students": tuple(_filled(s, f.model) for s, f in zip(recipe.students, found, strict=True)),
+        }
+    )
+    return Resolved(full, model, found, steps, rows, work.reasons)
+
+
+class _Derivation:
+    """The reasons and the problems that turn up on the way."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+        self.problems: list[str] = []
+
+    def fill(self, key: str, given: Any, derived: Any, reason: str) -> Any:
+        """What the recipe says; where it says nothing, what follows, and note why."""
+        if given is not None:
+            return given
+        self.reasons[key] = reason
+        return derived
+
+
+def _vocabulary(recipe: Recipe, actual: int | None, work: _Derivation) -> int:
+    given = recipe.tokenizer.vocab_size
+    if actual is not None:
+        if actual != given:
+            work.reasons["tokenizer.vocab_size"] = "the entries of the tokenizer itself"
+        return actual
+    if recipe.tokenizer.path is not None:
+        if given is None:
+            work.reasons["tokenizer.vocab_size"] = "the entries of the imported tokenizer"
+            return _imported_vocabulary(Path(recipe.tokenizer.path))
+        return given
+    if given is None and recipe.model.size is None:
+        work.problems.append(
+            "tokenizer.vocab_size: missing, and with no model.size it does not follow; write one"
+        )
+        return 2048
+    size = recipe.model.size or 1
+    rounded = 2 ** max(10, min(17, round(log2(sqrt(size)))))
+    return work.fill(
+        "tokenizer.vocab_size", given, rounded, "the power of two nearest the square root of size"
+    )
+
+
+def _imported_vocabulary(path: Path) -> int:
+    """Entries of a Hugging Face tokenizer.json, rounded up to a multiple of 64 as the embedding is."""
+    content = read_json(path / "tokenizer.json" if path.is_dir() else path)
+    try:
+        last = max([*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"])])
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise InputError(f"{path} is not a tokenizer.json with a vocabulary of its own") from None
+    return -(-(last + 1) // 64) * 64
+
+
+def derive_model(
+    spec: ModelRecipe, vocab_size: int, context: int | None, where: str, work: _Derivation
+) -> ModelConfig | None:
+    """The shape that a size asks for, or None with the problem noted. Explicit fields override every rule."""
+    if spec.hidden_size is None and spec.size is None:
+        work.problems.append(f'{where}.size: missing; write the total of parameters, for example size = "4M"')
+        return None
+    if spec.hidden_size is None:
+        shapes = _candidates(spec, vocab_size, context)
+        config = _best_fit(shapes, spec.size or 0)
+        if config is None:
+            work.problems.append(_too_small(shapes, spec, vocab_size, where))
+            return None
+    else:
+        try:
+            config = _shape(spec, vocab_size, context, spec.hidden_size, spec.num_layers)
+        except ValidationError as error:
+            work.problems += problems_of(error, ModelConfig, where)
+            return None
+    _explain_model(spec, config, where, work)
+    work.problems += _model_problems(spec, config, where)
+    return config
+
+
+def _candidates(spec: ModelRecipe, vocab_size: int, context: int | None) -> list[ModelConfig]:
+    """Every width, with depths from half to one and a half times the usual, up to the first too large."""
+    shapes: list[ModelConfig] = []
+    for hidden_size in WIDTHS:
+        usual = depth_rule(hidden_size)
+        depths = [n for n in range(4, round(1.5 * usual) + 1, 4) if n >= 0.5 * usual] or [4]
+        for num_layers in [spec.num_layers] if spec.num_layers else depths:
+            with suppress(ValidationError):  # explicit heads may fit some widths and not others
+                shapes.append(_shape(spec, vocab_size, context, hidden_size, num_layers))
+                if count_parameters(shapes[-1]).total > (spec.size or 0) * SIZE_TOLERANCE:
+                    break  # deeper is larger still
+    return shapes
+
+
+def depth_rule(hidden_size: int) -> float:
+    """Layers for a width: 48 at Scout's 5120, growing as width to the 0.6 (so 5 at 128 and 96 at 16384)."""
+    return 48 * (hidden_size / 5120) ** 0.6
+
+
+def _best_fit(shapes: list[ModelConfig], size: int) -> ModelConfig | None:
+    """Of the shapes that fill nine tenths of `size`, the one of usual depth; else the largest that fits."""
+    totals = [(count_parameters(shape).total, shape) for shape in shapes]
+    fitting = [(total, shape) for total, shape in totals if total <= size * SIZE_TOLERANCE]
+    full = [shape for total, shape in fitting if total >= 0.9 * size]
+    if full:
+        return min(full, key=lambda shape: abs(log(shape.num_layers / depth_rule(shape.hidden_size))))
+    return max(fitting, key=lambda pair: pair[0], default=(0, None))[1]
+
+
+def _too_small(shapes: list[ModelConfig], spec: ModelRecipe, vocab_size: int, where: str) -> str:
+    if not shapes:
+        return f"{where}: the fields given fit no width at all; give hidden_size too, or fewer of them"
+    least = min(count_parameters(shape).total for shape in shapes)
+    return (
+        f"{where}.size = {human_count(spec.size or 0)} is too small: with a vocabulary of {vocab_size:,} and "
+        f"these experts the smallest model has {human_count(least)} parameters; raise {where}.size, "
+        "or lower tokenizer.vocab_size or the number of experts"
+    )
+
+
+def _shape(
+    spec: ModelRecipe, vocab_size: int, context: int | None, hidden_size: int, num_layers: int | None
+) -> ModelConfig:
+    """The whole configuration of one width, by Llama 4's proportions; raises pydantic's ValidationError."""
+    head_size = spec.head_size or (32 if hidden_size < 512 else 64 if hidden_size < 2048 else 128)
+    num_heads = spec.num_heads or max(1, hidden_size // head_size)
+    wide = hidden_size >= 1024
+    expert_size = spec.expert_size or (-(-8 * hidden_size // 5 // 128) * 128 if wide else 2 * hidden_size)
+    per_token = spec.experts_per_token or 1
+    row = spec.context_length or context or _context(hidden_size)
+    chunk_size = spec.chunk_size or min(8192, max(1, row // 2))
+    derived = {
+        "vocab_size": vocab_size,
+        "hidden_size": hidden_size,
+        "num_layers": num_layers or max(4, 4 * round(depth_rule(hidden_size) / 4)),
+        "num_heads": num_heads,
+        "num_kv_heads": _kv_heads(num_heads, hidden_size),
+        "head_size": head_size,
+        "expert_size": expert_size,
+        "dense_size": (1 + per_token) * expert_size,
+        "num_experts": 8 if spec.experts is None else spec.experts,
+        "chunk_size": chunk_size,
+        "temperature_floor": chunk_size,
+        "rope_theta": 10_000.0 if row <= 8192 else 500_000.0,
+        "tie_embeddings": hidden_size < 2048,
+        "context_length": row,
+    }
+    names = set(ModelConfig.model_fields) & set(ModelRecipe.model_fields)
+    given = {name: getattr(spec, name) for name in names if getattr(spec, name) is not None}
+    return ModelConfig.model_validate(derived | given)
+
+
+def _kv_heads(num_heads: int, hidden_size: int) -> int:
+    """Two query heads share a key/value head in small models, four or more in large; at most eight kept."""
+    most = max(1, num_heads // 2 if hidden_size < 512 else min(8, num_heads // 4))
+    return max(divisor for divisor in range(1, most + 1) if num_heads % divisor == 0)
+
+
+def _context(hidden_size: int) -> int:
+    return 256 if hidden_size < 256 else 1024 if hidden_size < 1024 else 2048 if hidden_size < 2048 else 8192
+
+
+def _explain_model(spec: ModelRecipe, config: ModelConfig, where: str, work: _Derivation) -> None:
+    """One sentence for each value of the shape that the recipe did not give."""
+    size = human_count(spec.size) if spec.size else "the size"
+    reasons = {
+        "size": "the parameters that the explicit shape adds up to",
+        "experts": "eight, small enough for one machine",
+        "hidden_size": f"the width and depth whose parameters fill {size} best",
+        "num_layers": "48 layers at width 5120 as Scout, as width to the 0.6, in fours",
+        "head_size": "32 below width 512, 64 below 2048, then Llama's 128",
+        "num_heads": "hidden_size / head_size",
+        "num_kv_heads": "two query heads share one in small models, four or more in large, at most 8 kept",
+        "expert_size": "twice the width below 1024, then 8/5 of it as Llama 4",
+        "dense_size": "a layer without experts costs what the shared and the chosen experts cost",
+        "experts_per_token": "Llama 4 sends a token to one routed expert",
+        "moe_every": "every layer has experts, as Scout",
+        "score_on": "Llama 4 scales what the expert reads",
+        "nope_every": "Llama 4: every fourth layer has no positions and sees the whole row",
+        "chunk_size": "half the context, at most Llama 4's 8192",
+        "temperature_floor": "Llama 4: as long as a chunk",
+        "rope_theta": "10,000 for rows up to 8192, 500,000 for longer ones",
+        "tie_embeddings": "one matrix for embedding and head below width 2048, where it is a large share",
+        "context_length": "the rows that training uses",
+    }
+    for name in ModelRecipe.model_fields:
+        if getattr(spec, name) is None and name != "rope_scaling":
+            work.reasons[f"{where}.{name}"] = reasons.get(name, "Llama 4's value")
+
+
+def _model_problems(spec: ModelRecipe, config: ModelConfig, where: str) -> list[str]:
+    problems = []
+    total = count_parameters(config).total
+    if spec.size and spec.hidden_size and not 0.4 * spec.size <= total <= SIZE_TOLERANCE * spec.size:
+        problems.append(
+            f"{where}.size = {human_count(spec.size)}, but the shape given has {human_count(total)} "
+            f"parameters; remove {where}.size, or the explicit {where}.hidden_size"
+        )
+    if spec.chunk_size and config.chunk_size > config.context_length:
+        problems.append(
+            f"{where}.chunk_size = {config.chunk_size:,} is longer than the context of "
+            f"{config.context_length:,}; lower it to {config.context_length:,} or less"
+        )
+    return problems
+
+
+def _derive_student(
+    index: int, recipe: Recipe, teacher: ModelConfig, teacher_steps: int, work: _Derivation
+) -> Student | None:
+    """A student: vocabulary, rows and positions are the teacher's, the rest follows from its own size."""
+    spec, where = recipe.students[index], f"students.{index}"
+    shared = ("chunk_size", "context_length", "rope_theta", "rope_scaling", "nope_every", "temperature_floor")
+    same = {name: getattr(teacher, name) for name in shared} | {"experts": teacher.num_experts}
+    inherited = {name: value for name, value in same.items() if getattr(spec, name) is None}
+    filled = spec.model_copy(update=inherited)
+    model = derive_model(filled, teacher.vocab_size, None, where, work)
+    if model is None:
+        return None
+    for name, value in inherited.items():
+        if value is not None:
+            work.reasons[f"{where}.{name}"] = "as the teacher"
+    if model.context_length < teacher.context_length:
+        work.problems.append(
+            f"{where}.context_length = {model.context_length:,} is less than the teacher's "
+            f"{teacher.context_length:,}, and both read the same rows; remove it"
+        )
+    first = round(spec.joins_at * teacher_steps)
+    if teacher_steps and first >= teacher_steps:
+        work.problems.append(
+            f"{where}.joins_at = {spec.joins_at} leaves the student none of the teacher's {teacher_steps} "
+            "steps; lower it"
+        )
+    return Student(spec.name, model, first, teacher_steps - first, spec.soft, spec.control)
+
+
+def _derive_train(
+    recipe: Recipe, model: ModelConfig, tokens_per_second: float | None, work: _Derivation
+) -> tuple[Training, int, int]:
+    """Budget, batch, rates and intervals: the filled [train], its steps, and the rows of one step."""
+    given = recipe.train
+    context = given.context_length or min(model.context_length, _context(model.hidden_size))
+    if given.context_length is None:
+        work.reasons["train.context_length"] = "short rows for narrow models: 256, 1024, 2048, 8192 by width"
+    if context > model.context_length:
+        work.problems.append(
+            f"train.context_length = {context:,} is longer than model.context_length = "
+            f"{model.context_length:,}; lower the first or raise the second"
+        )
+    tokens = _budget(recipe, model, context, tokens_per_second, work)
+    rows = max(1, 2 ** max(0, round(log2(2 * sqrt(tokens) / context))))
+    per_step = work.fill(
+        "train.tokens_per_step",
+        given.tokens_per_step,
+        rows * context,
+        f"2 x sqrt(tokens), rounded to a power of two of rows of {context:,}",
+    )
+    rows, steps = per_step // context, tokens // per_step
+    if per_step % context:
+        low = max(1, rows) * context
+        work.problems.append(
+            f"train.tokens_per_step = {per_step:,} is not a multiple of train.context_length = {context:,}; "
+            f"nearest: {low:,} or {low + context:,}"
+        )
+    elif steps < 1:
+        work.problems.append(
+            f"train.tokens = {tokens:,} is less than one step of {per_step:,} tokens; raise train.tokens"
+            " or lower train.tokens_per_step"
+        )
+    microbatches = work.fill(
+        "train.microbatches",
+        given.microbatches,
+        _microbatches(max(rows, 1), context),
+        f"as few as keep one forward within {MICROBATCH_TOKENS:,} tokens",
+    )
+    if max(rows, 1) % microbatches:
+        work.problems.append(
+            f"train.microbatches = {microbatches} does not divide the {rows} rows of a step; "
+            f"nearest: {_nearest_divisor(max(rows, 1), microbatches)}"
+        )
+    return (
+        _fill_train(given, model, tokens, context, per_step, microbatches, max(steps, 1), work),
+        steps,
+        rows,
+    )
+
+
+def _fill_train(
+    given: TrainRecipe,
+    model: ModelConfig,
+    tokens: int,
+    context: int,
+    per_step: int,
+    microbatches: int,
+    steps: int,
+    work: _Derivation,
+) -> Training:
+    adam = float(f"{3e-3 * (128 / model.hidden_size) ** (2 / 3):.3g}")
+    falls = "3e-3 at width 128, falling as width to the 2/3 (3e-4 at 4096)"
+    muon = given.optimizer == "muon"
+    derived: dict[str, tuple[Any, str]] = {
+        "learning_rate": (0.01, "Muon's updates have one size at every width") if muon else (adam, falls),
+        "adam_learning_rate": (adam, falls),  # Muon is for matrices; AdamW has the rest
+        "average": (
+            round(max(0.9, min(0.9995, 1 - 12 / steps)), 4),
+            "a memory of about one twelfth of the steps",
+        ),
+        "evaluate_every": (max(1, steps // 8), "eight times in the run"),
+        "sample_every": (max(1, steps // 4), "four times in the run"),
+        "save_every": (max(1, steps // 4), "four times in the run"),
+    }
+    values = {
+        name: work.fill(f"train.{name}", getattr(given, name), value, reason)
+        for name, (value, reason) in derived.items()
+    }
+    values |= {"tokens": tokens, "minutes": None, "context_length": context, "tokens_per_step": per_step}
+    values["microbatches"] = microbatches
+    return Training.model_construct(given.model_fields_set | set(values), **dict(given) | values)
+
+
+def _budget(
+    recipe: Recipe, model: ModelConfig, context: int, tokens_per_second: float | None, work: _Derivation
+) -> int:
+    given = recipe.train
+    if given.minutes is None:
+        active = count_parameters(model).active
+        reason = f"{TOKENS_PER_PARAMETER} for each of {human_count(active)} active parameters"
+        return int(work.fill("train.tokens", given.tokens, TOKENS_PER_PARAMETER * active, reason))
+    speed = tokens_per_second or GUESSED_FLOPS / training_flops(model, context)
+    known = "measured" if tokens_per_second else "guessed; a run measures its machine first"
+    budget = human_duration(given.minutes * 60)
+    work.reasons["train.tokens"] = f"{budget} at {human_count(speed)} tokens/s ({known})"
+    return max(1, int(given.minutes * 60 * speed))
+
+
+def _microbatches(rows: int, context: int) -> int:
+    """The smallest divisor of `rows` that keeps one forward within MICROBATCH_TOKENS (or at one row)."""
+    most = max(1, MICROBATCH_TOKENS // context)
+    return next(
+        n for n in range(max(1, rows // most), rows + 1) if rows % n == 0 and (rows // n <= most or n == rows)
+    )
+
+
+def _nearest_divisor(rows: int, wanted: int) -> int:
+    return min((n for n in range(1, rows + 1) if rows % n == 0), key=lambda n: abs(n - wanted))
+
+
+def _filled(spec: AnyModel, config: ModelConfig) -> AnyModel:
+    """The same dials with every field of the architecture written out."""
+    values = {name: getattr(config, name) for name in ModelRecipe.model_fields if hasattr(config, name)}
+    size = spec.size or count_parameters(config).total
+    return spec.model_copy(update=values | {"size": size, "experts": config.num_experts})
+
+
+def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
+    """Paths of a recipe start at its own folder, so that it means the same wherever it is run from."""
+
+    def absolute(path: str) -> str:
+        return str((folder / Path(path).expanduser()).resolve())
+
+    sources = tuple(
+        source.model_copy(update={"path": absolute(source.path)}) if isinstance(source, FilesText) else source
+        for source in recipe.data.sources
+    )
+    tokenizer = recipe.tokenizer
+    if tokenizer.path is not None:
+        tokenizer = tokenizer.model_copy(update={"path": absolute(tokenizer.path)})
+    data = recipe.data.model_copy(update={"sources": sources})
+    return recipe.model_copy(update={"data": data, "tokenizer": tokenizer})
+
+
+# --- and back to a file -------------------------------------------------------------------------------------
+
+
+TABLES = (tuple, DataRecipe, TokenizerRecipe, ModelRecipe, TrainRecipe)  # written under headers of their own
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value of a resolved recipe, as it is written: given, a default, or derived for a reason."""
+
+    key: str
+    value: str
+    reason: str  # "given", "default", or the sentence that says why
+    derived: bool
+
+
+def settings(resolved: Resolved) -> list[Setting]:
+    """Every value of the complete recipe in the order of the file."""
+    tables = _tables(resolved.recipe)
+    return [setting for _, prefix, table in tables for setting in _settings(prefix, table, resolved.reasons)]
+
+
+def to_toml(resolved: Resolved) -> str:
+    """The complete recipe as a file; each derived value is followed by its reason."""
+    lines = [
+        "# Complete: a value that was derived is followed by the reason, and may be changed like any other."
+    ]
+    for header, prefix, table in _tables(resolved.recipe):
+        lines += ["", header] if header else [""]
+        for setting in _settings(prefix, table, resolved.reasons):
+            reason = f"  # derived: {setting.reason}" if setting.derived else ""
+            lines.append(f"{setting.key.removeprefix(prefix)} = {setting.value}{reason}")
+    return "\n".join(lines) + "\n"
+
+
+def _tables(recipe: Recipe) -> list[tuple[str, str, Frozen]]:
+    """The tables of the file: header, prefix of its keys, content."""
+    sources = [
+        ("[[data.sources]]", f"data.sources.{i}.", source) for i, source in enumerate(recipe.data.sources)
+    ]
+    students = [("[[students]]", f"students.{i}.", student) for i, student in enumerate(recipe.students)]
+    return [
+        ("", "", recipe),
+        ("[data]", "data.", recipe.data),
+        *sources,
+        ("[tokenizer]", "tokenizer.", recipe.tokenizer),
+        ("[model]", "model.", recipe.model),
+        ("[train]", "train.", recipe.train),
+        *students,
+    ]
+
+
+def _settings(prefix: str, table: Frozen, reasons: dict[str, str]) -> list[Setting]:
+    own = StudentRecipe.__annotations__ if isinstance(table, StudentRecipe) else ()  # before any model's
+    names = [*own, *(name for name in type(table).model_fields if name not in own)]
+    return [
+        Setting(
+            prefix + name,
+            _toml_value(value),
+            reasons.get(prefix + name) or ("given" if name in table.model_fields_set else "default"),
+            derived=prefix + name in reasons,
+        )
+        for name, value in ((name, getattr(table, name)) for name in names)
+        if value is not None and not isinstance(value, TABLES)
+    ]
+
+
+def _toml_value(value: Any) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case int():
+            return f"{value:_}" if value >= 10_000 else str(value)
+        case float():
+            return repr(value)
+        case str():
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case Frozen():
+            return "{ " + ", ".join(f"{k} = {_toml_value(v)}" for k, v in value.model_dump().items()) + " }"
+    raise TypeError(f"{type(value).__name__} is no TOML value")

@@ -1,0 +1,75 @@
+"""What the pages promise exists: verbs, make targets, paths, recipe names, and the tree of folders."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from behemoth import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if path.name != "CHANGELOG.md"]
+VERBS = {command.name or command.callback.__name__ for command in cli.app.registered_commands} | {"data"}
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def code_of(page: Path) -> str:
+    """The page's code: its fenced blocks and what stands in backticks."""
+    text = page.read_text()
+    blocks = re.findall(r"^```.*?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    rest = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    return "\n".join([*blocks, *re.findall(r"`([^`\n]+)`", rest)])
+
+
+@pages
+def test_verbs_exist(page):
+    named = set(re.findall(r"^\$?\s*behemoth ([a-z][a-z_-]*)", code_of(page), re.MULTILINE))
+    assert named <= VERBS
+
+
+@pages
+def test_make_targets_exist(page):
+    named = set(re.findall(r"^\$?\s*make ([a-z][a-z-]*)", code_of(page), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert named <= targets
+
+
+@pages
+def test_paths_exist(page):
+    named = re.findall(r"`((?:src|tests|recipes|docs|benchmarks|examples)/[\w./-]*)`", page.read_text())
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+@pages
+def test_recipes_named_in_commands_exist(page):
+    named = re.findall(r"\brecipes/[\w-]+\.toml", page.read_text())
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_tree_in_the_architecture_page_is_the_tree():
+    page = ROOT / "ARCHITECTURE.md"
+    if not page.exists():
+        pytest.skip("ARCHITECTURE.md is not written yet")
+    rooms = {path.parent.name for path in ROOT.glob("src/behemoth/*/__init__.py")}
+    drawn = set(re.findall(r"^\s*(?:src/behemoth/)?([a-z]+)/(?=\s)", code_of(page), re.MULTILINE))
+    assert rooms <= drawn, f"ARCHITECTURE.md draws no {sorted(rooms - drawn)}"
+    gone = [name for name in drawn - rooms if not (ROOT / name).is_dir()]
+    assert not gone, f"ARCHITECTURE.md draws {gone}, which do not exist"
+
+
+def test_help_lists_every_make_target():
+    text = (ROOT / "Makefile").read_text()
+    phony = set(re.search(r"^\.PHONY: (.*)$", text, re.MULTILINE)[1].split())
+    assert phony == set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
+    assert phony >= {
+        "quickstart",
+        "test",
+        "test-slow",
+        "campaign",
+        "lint",
+        "types",
+        "bench",
+        "size",
+        "clean",
+        "help",
+    }
