@@ -1,0 +1,126 @@
+"""What a run tells: one aligned line a step for people, one JSON object a step for programs.
+
+The line goes to stderr, the objects to `metrics.jsonl`; TensorBoard gets the same numbers when it is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from behemoth.base.files import append_jsonl, read_jsonl, write_atomic
+from behemoth.base.units import human_count, human_duration
+from behemoth.train.loop import Member, Step, Update
+
+FILES = ("metrics.jsonl", "heldout.jsonl", "samples.jsonl")
+HEADER_EVERY = 50
+
+
+class Monitor:
+    """Writes the reports of one run into `directory`.
+
+    flops: what one step of each member costs, by name; peak_flops: the machine's measured matrix-product rate.
+    Records of steps after `start` were written by a process that died before it saved; they are cut off.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        members: Sequence[Member],
+        steps: int,
+        start: int,
+        flops: dict[str, float],
+        peak_flops: float,
+    ):
+        self.directory, self.members, self.steps = directory, members, steps
+        self.flops, self.peak_flops = flops, peak_flops
+        self.lines, self.seconds, self.flops_done = 0, 0.0, 0.0
+        for name in FILES:
+            cut(directory / name, start)
+        self.board = tensorboard(directory)
+
+    def step(self, step: Step) -> None:
+        flops = sum(self.flops[name] for name in step.updates)
+        self.seconds += step.seconds
+        self.flops_done += flops
+        rate, share = step.tokens / step.seconds, flops / step.seconds / self.peak_flops
+        record = {
+            "step": step.step,
+            "tokens": step.tokens,
+            "seconds": round(step.seconds, 4),
+            "tokens_per_second": round(rate, 1),
+            "peak_share": round(share, 4),
+            "members": {name: describe(update) for name, update in step.updates.items()},
+        }
+        append_jsonl(self.directory / "metrics.jsonl", record)
+        self.print_line(step, rate, share)
+        if self.board is not None:
+            for name, update in step.updates.items():
+                for key, value in update.metrics.items():
+                    self.board.add_scalar(f"{name}/{key}", value, step.step)
+            self.board.add_scalar("tokens_per_second", rate, step.step)
+
+    def held_out(self, step: int, member: str, bits_per_byte: float) -> None:
+        record = {"step": step, "member": member, "bits_per_byte": bits_per_byte}
+        append_jsonl(self.directory / "heldout.jsonl", record)
+
+    def sample(self, step: int, member: str, prompt: str, text: str) -> None:
+        record = {"step": step, "member": member, "prompt": prompt, "text": text}
+        append_jsonl(self.directory / "samples.jsonl", record)
+
+    def seconds_left(self, done: int) -> float:
+        """From the arithmetic still to do, for students join late and cost extra."""
+        to_do = sum(self.flops[m.name] * max(0, m.joins + m.steps - max(done, m.joins)) for m in self.members)
+        return self.seconds / self.flops_done * to_do
+
+    def print_line(self, step: Step, rate: float, share: float) -> None:
+        names = [member.name for member in self.members]
+        if self.lines % HEADER_EVERY == 0:
+            losses = "".join(f"{name[-15:]:>16}" for name in names)
+            print(f"{'step':>11}{losses}{'grad norm':>11}{'tokens/s':>10}{'peak':>6}  left", file=sys.stderr)
+        self.lines += 1
+        losses = "".join(f"{loss_of(step.updates.get(name)):>16}" for name in names)
+        norm = next(iter(step.updates.values())).grad_norm if step.updates else float("nan")
+        where = f"{step.step}/{self.steps}"
+        left = human_duration(self.seconds_left(step.step))
+        print(
+            f"{where:>11}{losses}{norm:>11.2f}{human_count(rate):>10}{share:>6.0%}  {left}",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def loss_of(update: Update | None) -> str:
+    if update is None:
+        return ""
+    return f"{update.metrics['loss']:.4f}" + (" skip" if update.skipped else "")
+
+
+def describe(update: Update) -> dict[str, Any]:
+    metrics = {name: round(value, 5) for name, value in update.metrics.items()}
+    return metrics | {
+        "grad_norm": round(update.grad_norm, 4),
+        "rate": round(update.rate, 5),
+        "skipped": update.skipped,
+        "load": [[round(share, 4) for share in layer] for layer in update.load_LE],
+    }
+
+
+def cut(path: Path, last_step: int) -> None:
+    """Keep the records up to `last_step`, and drop a torn last line."""
+    if path.exists():
+        kept = [record for record in read_jsonl(path) if record["step"] <= last_step]
+        write_atomic(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
+
+
+def tensorboard(directory: Path) -> Any:
+    """A SummaryWriter, or None where TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(directory / "tensorboard")
