@@ -1,0 +1,271 @@
+"""The engine: prompts in, tokens out. Evaluation, reinforcement learning, chat and serving all generate here.
+
+A batch is read once, padded on the right, and then grows by one token per row and forward; a row that is
+finished leaves. Prompts are taken in order of length, so that little of a batch is padding, and as many at a
+time as a budget of tokens allows. Equal prompts in a batch (the group of a policy gradient, the samples of
+pass@k) are read once. Every row has its own seed, so what it says does not depend on who is beside it.
+
+Left out: rows that join a batch under way, prefixes kept from one call to the next, speculative decoding.
+
+Shapes: B rows, T time, D model width, V vocabulary, N tokens of several rows.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from behemoth.base.errors import InputError
+from behemoth.inference.cache import KVCache
+from behemoth.inference.sampling import Sampling, choose, token_logprobs
+from behemoth.model.transformer import Transformer
+
+Finish = Literal["stop", "length"]
+
+LOGITS_AT_ONCE = 2**24  # 64 MiB of fp32: large enough for a full-speed product, small beside any model
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token; `finish` says why the row ends with it, None that it goes on."""
+
+    id: int
+    logprob: float  # under the model's own distribution: temperature 1, nothing cut
+    finish: Finish | None
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What was generated after one prompt. After "stop" the last token is the stop token."""
+
+    tokens: list[int]
+    logprobs: list[float]
+    finish: Finish
+    prompt_tokens: int
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row of a batch; `limit` is the most tokens that may follow the prompt."""
+
+    prompt: Sequence[int]
+    limit: int
+    seed: int
+
+
+class Engine:
+    """Generates from, and scores with, one model, whose weights are read anew at every call.
+
+    max_context: longest row, prompt and answer together; by default the model's `context_length`.
+    batch_tokens: most tokens of one batch, padding and answers included; at least one row is always taken.
+    """
+
+    def __init__(self, model: Transformer, max_context: int | None = None, batch_tokens: int = 32_768):
+        self.model, self.batch_tokens = model, batch_tokens
+        self.context = max_context or model.config.context_length
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        *,
+        max_tokens: int | Sequence[int],
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seeds: Sequence[int] | None = None,
+        stop_ids: Iterable[int] = (),
+    ) -> list[Completion]:
+        """One completion per prompt, in the order of the prompts.
+
+        max_tokens: for all, or one for each. seeds: one for each; by default 0, 1, 2 ... A row ends with a
+        token of `stop_ids` ("stop"), or after max_tokens or at the end of the context ("length"). Raises
+        InputError for a prompt that is empty, longer than the context, or not of this vocabulary.
+        """
+        how, stops = Sampling(temperature, top_p, top_k), frozenset(stop_ids)
+        limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
+        requests = self._requests(prompts, limits, range(len(prompts)) if seeds is None else seeds)
+        tokens: list[list[Token]] = [[] for _ in prompts]
+        model = at_compute_precision(self.model)
+        asked = [row for row, request in enumerate(requests) if request.limit > 0]
+        for batch in self._batches(asked, requests):
+            for place, token in decode(model, [requests[row] for row in batch], how, stops):
+                tokens[batch[place]].append(token)
+        return [completion(request, answer) for request, answer in zip(requests, tokens, strict=True)]
+
+    def stream(
+        self,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+        stop_ids: Iterable[int] = (),
+    ) -> Iterator[Token]:
+        """One prompt, token by token; by default to the end of the context. Raises as `generate`."""
+        how, stops = Sampling(temperature, top_p, top_k), frozenset(stop_ids)
+        (request,) = self._requests([prompt], [self.context if max_tokens is None else max_tokens], [seed])
+        if request.limit == 0:
+            return iter(())
+        return (token for _, token in decode(at_compute_precision(self.model), [request], how, stops))
+
+    def logprobs(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """The natural log of the probability of each token given those before it: float32 (len(row) - 1,).
+
+        The first token of a row has nothing before it and no entry.
+        Raises InputError for a row that is empty, longer than the context, or not of this vocabulary.
+        """
+        requests = self._requests(rows, [0] * len(rows), [0] * len(rows))
+        scores = [np.zeros(0, np.float32)] * len(rows)
+        for batch in self._batches(range(len(rows)), requests):
+            for row, score in zip(batch, score_batch(self.model, [rows[row] for row in batch]), strict=True):
+                scores[row] = score
+        return scores
+
+    def _requests(
+        self, prompts: Sequence[Sequence[int]], limits: Sequence[int], seeds: Sequence[int]
+    ) -> list[Request]:
+        """Everything a caller can have got wrong is found here, before any work."""
+        for name, values in (("max_tokens", limits), ("seeds", seeds)):
+            if len(values) != len(prompts):
+                raise InputError(
+                    f"{name} has {len(values)} values for {len(prompts)} prompts: give one for each"
+                )
+        if limits and min(limits) < 0:
+            raise InputError(f"max_tokens = {min(limits)}: must be 0 or more")
+        for prompt in prompts:
+            self._check(prompt)
+        return [
+            Request(prompt, min(limit, self.context - len(prompt)), seed)
+            for prompt, limit, seed in zip(prompts, limits, seeds, strict=True)
+        ]
+
+    def _check(self, prompt: Sequence[int]) -> None:
+        if not len(prompt):
+            raise InputError("the prompt has no tokens: begin it with the tokenizer's bos token")
+        if len(prompt) > self.context:
+            raise InputError(
+                f"the prompt has {len(prompt)} tokens and the context holds {self.context}: "
+                "shorten the prompt or raise the context"
+            )
+        low, high, size = min(prompt), max(prompt), self.model.config.vocab_size
+        if low < 0 or high >= size:
+            raise InputError(
+                f"token {low if low < 0 else high} is not among the model's {size}: "
+                "the text was not encoded by this model's tokenizer"
+            )
+
+    def _batches(self, rows: Iterable[int], requests: Sequence[Request]) -> Iterator[list[int]]:
+        """Rows in order of length, longest prompt first, as many at a time as the budget holds."""
+        batch: list[int] = []
+        longest = 0
+        for row in sorted(rows, key=lambda row: -len(requests[row].prompt)):
+            total = len(requests[row].prompt) + requests[row].limit
+            if batch and max(longest, total) * (len(batch) + 1) > self.batch_tokens:
+                yield batch
+                batch, longest = [], 0
+            batch, longest = [*batch, row], max(longest, total)
+        if batch:
+            yield batch
+
+
+def completion(request: Request, tokens: Sequence[Token]) -> Completion:
+    finish = tokens[-1].finish if tokens else "length"
+    assert finish is not None, "a row ended without a reason"
+    return Completion([t.id for t in tokens], [t.logprob for t in tokens], finish, len(request.prompt))
+
+
+@torch.inference_mode()
+def decode(
+    model: Transformer, requests: Sequence[Request], how: Sampling, stops: frozenset[int]
+) -> Iterator[tuple[int, Token]]:
+    """Generate after every prompt at once: (row, token) as they come, at least one for each row."""
+    last_BD, cache = read(model, [request.prompt for request in requests])
+    rows = list(range(len(requests)))
+    for index in itertools.count():
+        seeds = [requests[row].seed for row in rows]
+        tokens_B, logprobs_B = choose(model.logits(last_BD), how, seeds, index)
+        stays = []  # places in the batch of the rows that go on
+        for place, (id, logprob) in enumerate(zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)):
+            if math.isnan(logprob):
+                raise InputError(
+                    f"token {index + 1} of an answer has no probability: the model's weights hold nan"
+                )
+            finish = why_finished(id, index + 1, requests[rows[place]].limit, stops)
+            if finish is None:
+                stays.append(place)
+            yield rows[place], Token(id, logprob, finish)
+        if not stays:
+            return
+        if len(stays) < len(rows):
+            rows = [rows[place] for place in stays]
+            tokens_B = tokens_B[stays]
+            cache.take(stays)
+        last_BD = model(tokens_B.unsqueeze(1), cache=cache).hidden_BTD[:, 0]
+
+
+def why_finished(id: int, count: int, limit: int, stops: frozenset[int]) -> Finish | None:
+    if id in stops:
+        return "stop"
+    return "length" if count == limit else None
+
+
+def read(model: Transformer, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, KVCache]:
+    """Run the prompts, equal ones once: the last hidden state of each row (B, D), and the filled cache."""
+    places: dict[tuple[int, ...], int] = {}
+    rows = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
+    lengths, device = [len(prompt) for prompt in places], model.embed_tokens.weight.device
+    cache = KVCache(model.config, lengths, device)
+    hidden_BTD = model(pad(list(places), device), cache=cache).hidden_BTD
+    last_BD = hidden_BTD[torch.arange(len(lengths), device=device), cache.positions_B - 1]
+    if len(places) < len(rows):
+        cache.take(rows)
+        last_BD = last_BD[rows]
+    return last_BD, cache
+
+
+@torch.inference_mode()
+def score_batch(model: Transformer, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """`Engine.logprobs` of one batch: one forward, and the head a few thousand tokens at a time."""
+    tokens_BT = pad(rows, model.embed_tokens.weight.device)
+    hidden_BTD = model(tokens_BT).hidden_BTD
+    lengths = [len(row) for row in rows]
+    lengths_B1 = torch.tensor(lengths, device=tokens_BT.device).unsqueeze(1)
+    real_BT = torch.arange(1, tokens_BT.shape[1], device=tokens_BT.device) < lengths_B1
+    hidden_ND, targets_N = hidden_BTD[:, :-1][real_BT], tokens_BT[:, 1:][real_BT]
+    piece = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    scores = [
+        token_logprobs(model.logits(hidden), targets)
+        for hidden, targets in zip(hidden_ND.split(piece), targets_N.split(piece), strict=True)
+    ]
+    return np.split(torch.cat(scores).cpu().numpy(), np.cumsum([length - 1 for length in lengths])[:-1])
+
+
+def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """(B, longest) int64, filled up on the right with token 0, which no real token ever sees."""
+    tokens_BT = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.int64)
+    for row, tokens in enumerate(rows):
+        tokens_BT[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+    return tokens_BT.to(device)
+
+
+def at_compute_precision(model: Transformer) -> Transformer:
+    """The model; or, where its weights are finer than its activations, a copy with the weights cast once.
+
+    Otherwise every forward would cast every weight: little beside a batch of training, most of the time of a
+    step that reads one token.
+    """
+    weights = list(model.parameters())
+    if all(weight.dtype == model.compute_dtype for weight in weights):
+        return model
+    cast = {id(w): nn.Parameter(w.detach().to(model.compute_dtype), requires_grad=False) for w in weights}
+    return copy.deepcopy(model, memo=cast)  # deepcopy takes what the memo holds: the cast weights
