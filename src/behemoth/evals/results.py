@@ -1,0 +1,141 @@
+"""What an evaluation leaves behind: each document's score, and the table and comparisons made from them.
+
+evals/held_out/NAME.jsonl keeps one line per document, so that any two models of any two runs can be
+compared later; evals/results.json is the summary that people read. No torch here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from behemoth.base.errors import InputError
+from behemoth.base.files import read_jsonl, write_atomic, write_json
+from behemoth.stats.paired import Comparison, Scores, bits_per_byte, compare
+
+if TYPE_CHECKING:
+    from behemoth.data.corpus import HeldOut
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of the table. A `reference` is for orientation: it saw other text than the models did."""
+
+    scores: Scores
+    kind: Literal["model", "baseline", "reference"]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A reference that is one number for all documents, so without an interval (`xz` of everything)."""
+
+    name: str
+    bits_per_byte: float
+    documents: int
+    note: str = ""
+
+
+def scores(name: str, documents: Sequence[HeldOut], nats: np.ndarray) -> Scores:
+    """Tie scores, (documents,) nats, to the documents they belong to."""
+    num_bytes = np.array([document.num_bytes for document in documents], np.int64)
+    return Scores(name, tuple(document.id for document in documents), np.asarray(nats, np.float64), num_bytes)
+
+
+def write_scores(directory: Path, found: Scores, documents: Sequence[HeldOut]) -> Path:
+    """Write `directory`/held_out/NAME.jsonl, one line per document."""
+
+    path = directory / "held_out" / f"{file_name(found.name)}.jsonl"
+    lines = [
+        {
+            "document": document.id,
+            "source": document.source,
+            "bytes": int(document.num_bytes),
+            "tokens": len(document.tokens),
+            "nats": float(nats),
+        }
+        for document, nats in zip(documents, found.nats, strict=True)
+    ]
+    write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return path
+
+
+def read_scores(path: Path, name: str | None = None) -> Scores:
+    """Read a file of `write_scores` back; `name` defaults to the file's."""
+    lines = list(read_jsonl(path))
+    if not lines:
+        raise InputError(f"{path}: no scores there; run the evaluation again")
+    return Scores(
+        name or path.stem,
+        tuple(line["document"] for line in lines),
+        np.array([line["nats"] for line in lines], np.float64),
+        np.array([line["bytes"] for line in lines], np.int64),
+    )
+
+
+def write_results(
+    directory: Path,
+    entries: Sequence[Entry],
+    lines: Iterable[Line] = (),
+    pairs: Iterable[tuple[str, str]] = (),
+) -> dict[str, Any]:
+    """Write `directory`/results.json and return it: rows, best first, and a comparison per pair of names."""
+    found = {entry.scores.name: entry.scores for entry in entries}
+    rows = [as_row(entry) for entry in entries] + [
+        {
+            "name": line.name,
+            "kind": "reference",
+            "bits_per_byte": line.bits_per_byte,
+            "low": None,
+            "high": None,
+            "documents": line.documents,
+            "note": line.note,
+        }
+        for line in lines
+    ]
+    comparisons = [as_record(compare(found[a], found[b])) for a, b in pairs]
+    results = {
+        "unit": "bits per byte",
+        "models": sorted(rows, key=lambda row: row["bits_per_byte"]),
+        "comparisons": comparisons,
+    }
+    write_json(directory / "results.json", results)
+    return results
+
+
+def as_row(entry: Entry) -> dict[str, Any]:
+    interval = bits_per_byte(entry.scores)
+    return {
+        "name": entry.scores.name,
+        "kind": entry.kind,
+        "bits_per_byte": interval.estimate,
+        "low": interval.low,
+        "high": interval.high,
+        "documents": len(entry.scores.documents),
+        "note": entry.note,
+    }
+
+
+def as_record(comparison: Comparison) -> dict[str, Any]:
+    """`difference` is positive when `a` is better."""
+    return {
+        "a": comparison.a,
+        "b": comparison.b,
+        "difference": comparison.difference.estimate,
+        "low": comparison.difference.low,
+        "high": comparison.difference.high,
+        "level": comparison.difference.level,
+        "sentence": comparison.sentence,
+    }
+
+
+def file_name(name: str) -> str:
+    """A name as part of a path: letters, digits, dot and dash stay, the rest becomes a dash."""
+    return (
+        "".join(c if c.isascii() and (c.isalnum() or c in ".-_") else "-" for c in name).strip(".") or "model"
+    )

@@ -1,0 +1,511 @@
+"""One page that says what a run made, how it went and how sure that is.
+
+Everything is read from the run directory and written into a single file: no script, no font, no request to
+anywhere (a content-security policy in the page holds that even where a sample contains markup). What the
+model wrote is hostile text: every string goes through `words`.
+
+Reading order is that of a paper: what it is and how good, how it learned, what its experts do, what it
+says, and then everything needed to do it again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from behemoth.base.files import write_atomic
+from behemoth.base.units import human_count, human_duration
+from behemoth.report import pictures
+from behemoth.report.pictures import Curve
+from behemoth.report.run import Member, Run, is_number, read_run
+
+WIDE, NARROW = 720.0, 360.0
+LAYERS_SHOWN = 8
+CELLS = 1200  # of one picture of the experts' load
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def build_report(path: Path) -> Path:
+    """Write `path`/report.html from the files of the run directory and return where it is.
+
+    Raises InputError if `path` is no run directory; a part of a run that is not there yet is said to be
+    missing.
+    """
+    run = read_run(path)
+    write_atomic(path / "report.html", render(run).encode("utf-8"))
+    return path / "report.html"
+
+
+def render(run: Run) -> str:
+    sections = {
+        "Results": results(run),
+        "Learning": learning(run),
+        "Experts": load_over_time(run) + expert_tokens(run),
+        "Samples": samples(run),
+        "Data": data(run),
+        "Recipe": recipe(run),
+        "Time": times(run),
+        "Record": record(run),
+    }
+    links = " ".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
+    body = "".join(
+        f'<section aria-labelledby="{name.lower()}"><h2 id="{name.lower()}">{name}</h2>{content}</section>'
+        for name, content in sections.items()
+    )
+    style = files("behemoth.report").joinpath("style.css").read_text(encoding="utf-8")
+    title = words(run.path.resolve().name)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}: report of a run</title>
+<style>{style}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+<p class="subtitle">{subtitle(run)}</p>
+{headline(run)}
+<nav aria-label="Contents">{links}</nav>
+</header>
+<main>{number_figures(body)}</main>
+<footer>Intervals speak of other documents of the same kind, not of other training runs.</footer>
+</body>
+</html>
+"""
+
+
+# ---------------------------------------------------------------------------------------------------- the
+# headline
+
+
+def subtitle(run: Run) -> str:
+    finished = [stage["finished"] for stage in run.stages.values() if stage.get("finished")]
+    when = f", {max(finished)[:10]}" if finished else ", not finished"
+    return f"Report of a training run{words(when)}"
+
+
+def headline(run: Run) -> str:
+    """What the model is and how good, in one paragraph."""
+    parts = [*map(what_it_is, run.leaders()), what_it_read(run), how_good(run)]
+    said = " ".join(part for part in parts if part)
+    return f'<p class="lead">{said}</p>' if said else missing("Training")
+
+
+def what_it_is(member: Member) -> str:
+    layers, experts = member.config.get("num_hidden_layers"), member.config.get("num_local_experts", 0)
+    if not experts:
+        size = human_count(member.parameters)
+        return f"<b>{words(member.name)}</b> is a dense language model of {size} parameters."
+    total, active = human_count(member.parameters), human_count(member.active)
+    return (
+        f"<b>{words(member.name)}</b> is a sparse mixture-of-experts language model of {total} parameters, of "
+        f"which each token uses {active}: {layers} layers, {experts} experts, "
+        f"{member.config.get('num_experts_per_tok', 1)} of them chosen for each token beside a shared one."
+    )
+
+
+def what_it_read(run: Run) -> str:
+    if not run.metrics:
+        return ""
+    tokens = max(run.tokens_at().values())
+    seconds = sum(line.get("seconds", 0) for line in run.metrics)
+    others = len(run.member_names()) - 1
+    along = f", together with {others} other model{'s' * (others > 1)}" if others > 0 else ""
+    return f"It learned from {human_count(tokens)} tokens in {human_duration(seconds)}{along}."
+
+
+def how_good(run: Run) -> str:
+    rows = [row for row in run.results.get("models", []) if row.get("kind") == "model"]
+    if not rows:
+        return ""
+    first = run.member_names()[:1]
+    row = next((row for row in rows if row["name"] in first), rows[0])
+    bits = f"<b>{row['bits_per_byte']:.3f} bits per byte</b>{between(row)}"
+    return f"On {row['documents']} documents that it had not seen it needs {bits}."
+
+
+def between(row: dict[str, Any]) -> str:
+    return f" (95% interval {row['low']:.3f} to {row['high']:.3f})" if is_number(row.get("low")) else ""
+
+
+# ------------------------------------------------------------------------------------------------------
+# what it can
+
+
+def results(run: Run) -> str:
+    rows = run.results.get("models", [])
+    if not rows:
+        return missing("The evaluation")
+    unit = run.results.get("unit", "bits per byte")
+    drawing = figure(
+        lambda width: pictures.intervals(rows, width, unit),
+        f"Held-out {words(unit)} with 95% intervals. Filled: models of this run, and baselines fitted on the "
+        "very tokens they saw; hollow: references that saw other text.",
+    )
+    counts = dict.fromkeys(f"{row['documents']:,}" for row in rows)
+    said = [sentence_item(comparison["sentence"]) for comparison in run.results.get("comparisons", [])]
+    return "".join(
+        [
+            f'<ul class="plain">{"".join(said)}</ul>' if said else "",
+            drawing,
+            table(
+                ["name", words(unit), "95% interval"],
+                [result_row(row) for row in rows],
+                numbers={1, 2},
+                classes=[row.get("kind", "") for row in rows],
+                caption=f"On {words(' or '.join(counts))} documents that no model was trained on.",
+            ),
+        ]
+    )
+
+
+def sentence_item(sentence: str) -> str:
+    mark = "?" if sentence.startswith("cannot tell") else "•"
+    return f"<li>{mark}&ensp;{words(sentence[:1].upper() + sentence[1:])}.</li>"
+
+
+def result_row(row: dict[str, Any]) -> list[str]:
+    name = words(row["name"]) + (f"<small>{words(row['note'])}</small>" if row.get("note") else "")
+    interval = f"{row['low']:.3f} to {row['high']:.3f}" if is_number(row.get("low")) else "–"
+    return [name, f"{row['bits_per_byte']:.3f}", interval]
+
+
+# ---------------------------------------------------------------------------------------------------- how
+# it learned
+
+
+def learning(run: Run) -> str:
+    if not run.metrics:
+        return missing("Training")
+    return loss_figure(run) + held_out_figure(run) + speed_figure(run)
+
+
+def loss_figure(run: Run) -> str:
+    found = [Curve(name, points) for name in run.member_names() if (points := run.series(name, "loss"))]
+    if not found:
+        return ""
+    return figure(
+        lambda width: pictures.curves(found, width, "Training loss", "nats per token"),
+        "Training loss: every step faint, the mean of a stretch of steps in full. The first steps may lie "
+        "above the frame.",
+    ) + skipped_steps(run)
+
+
+def held_out_figure(run: Run) -> str:
+    tokens = run.tokens_at()
+    found = []
+    for name in run.member_names():
+        lines = [line for line in run.held_out if line["member"] == name and line["step"] in tokens]
+        marks = [held_out_mark(line, tokens[line["step"]]) for line in lines]
+        if marks:
+            found.append(Curve(name, [mark[:2] for mark in marks], marks))
+    if not found:
+        return ""
+    return figure(
+        lambda width: pictures.curves(found, width, "Held-out text during training", "bits per byte"),
+        "Held-out text during training: the beginnings of a fixed few documents.",
+    )
+
+
+def held_out_mark(line: dict[str, Any], tokens: float) -> tuple[float, float, float, float]:
+    bits = line["bits_per_byte"]
+    return tokens, bits, line.get("low", bits), line.get("high", bits)
+
+
+def speed_figure(run: Run) -> str:
+    tokens = run.tokens_at()
+    points = [
+        (tokens[line["step"]], float(line["tokens_per_second"]))
+        for line in run.metrics
+        if is_number(line.get("tokens_per_second"))
+    ]
+    if not points:
+        return ""
+    shares = [line["peak_share"] for line in run.metrics if is_number(line.get("peak_share"))]
+    peak = f"; {median(shares):.0%} of the machine's measured matmul peak" if shares else ""
+    return figure(
+        lambda width: pictures.curves(
+            [Curve("all models", points)],
+            width,
+            "Throughput",
+            "tokens per second",
+            from_zero=True,
+            decimals=0,
+        ),
+        f"Throughput; the median is {human_count(median(y for _, y in points))} tokens per second{peak}.",
+    )
+
+
+def skipped_steps(run: Run) -> str:
+    skipped = Counter(
+        name
+        for line in run.metrics
+        for name, facts in line.get("members", {}).items()
+        if facts.get("skipped")
+    )
+    said = ", ".join(f"{words(name)} {count}" for name, count in skipped.items())
+    return f'<p class="note">Steps left out because a number was not finite: {said}.</p>' if said else ""
+
+
+# ---------------------------------------------------------------------------------------------- what the
+# experts do
+
+
+def load_over_time(run: Run) -> str:
+    """The first model's in the open, the others' folded away."""
+    drawn = {name: found for name in run.member_names() if (found := member_load(run, name))}
+    if not drawn:
+        return missing("Routing of tokens to experts during training")
+    first, *others = drawn
+    folded = [
+        f"<details><summary>The same for {words(name)}</summary>{drawn[name]}</details>" for name in others
+    ]
+    return drawn[first] + "".join(folded)
+
+
+def member_load(run: Run, name: str) -> str:
+    tokens = run.tokens_at()
+    members = [(tokens[line["step"]], line.get("members", {}).get(name, {})) for line in run.metrics]
+    lines = [(at, member["load"]) for at, member in members if member.get("load")]
+    if not lines:
+        return ""
+    layers = sparse_layers(run, name, len(lines[0][1]))
+    chosen = spaced(len(layers), LAYERS_SHOWN)
+    parts = []
+    for i in chosen:
+        over_time = [load[i] for _, load in lines]
+        grid = pictures.load_grid(over_time, max(12, CELLS // len(over_time[0]) // 2))
+        draw = drawing_of_load(grid, (lines[0][0], lines[-1][0]), layers[i], name)
+        parts.append(f'<p class="note">Layer {layers[i]}</p>{both(draw)}')
+    left_out = len(layers) - len(chosen)
+    caption = (
+        f"Load of the experts of {words(name)} over training, a row for each. Blank is an even share; blue "
+        "is less, down to none at full colour; orange is more, up to twice the share or beyond."
+        + (f" {left_out} layers in between are not shown." if left_out else "")
+    )
+    return f"<figure>{''.join(parts)}<figcaption>{caption}</figcaption></figure>"
+
+
+def drawing_of_load(
+    grid: list[list[float]], time: tuple[float, float], layer: int, name: str
+) -> Callable[[float], str]:
+    return lambda width: pictures.expert_load(grid, time, width, layer, name)
+
+
+def sparse_layers(run: Run, name: str, count: int) -> list[int]:
+    """The numbers of the sparse layers, where the evaluation or the order of layers says them."""
+    known = [layer["layer"] for layer in run.experts.get(name, [])]
+    return known if len(known) == count else list(range(count))
+
+
+def spaced(count: int, most: int) -> list[int]:
+    """Up to `most` indices of `count`, evenly, the first and the last among them."""
+    return list(range(count)) if count <= most else [round(i * (count - 1) / (most - 1)) for i in range(most)]
+
+
+def expert_tokens(run: Run) -> str:
+    if not run.experts:
+        return missing("The count of which token goes to which expert")
+    note = (
+        "Tokens of held-out text that are most characteristic of each expert; behind each the part of its "
+        "occurrences that went there. A dot stands for a space, an arrow for a line end."
+    )
+    return f'<h3>Which tokens go to which expert</h3><p class="note">{note}</p>' + "".join(
+        member_tokens(name, layers, opened=i == 0) for i, (name, layers) in enumerate(run.experts.items())
+    )
+
+
+def member_tokens(name: str, layers: list[dict[str, Any]], opened: bool) -> str:
+    parts = []
+    for i in spaced(len(layers), LAYERS_SHOWN):
+        rows = [
+            [str(expert["expert"]), f"{expert['share']:.1%}", "".join(map(token, expert["tokens"]))]
+            for expert in layers[i]["experts"]
+        ]
+        found = table(["expert", "share", "tokens"], rows, numbers={1})
+        state = " open" if opened and i == 0 else ""
+        title = f"{words(name)}, layer {layers[i]['layer']}"
+        parts.append(f"<details{state}><summary>{title}</summary>{found}</details>")
+    return "".join(parts)
+
+
+def token(facts: Sequence[Any]) -> str:
+    shown, fraction, occurrences = facts
+    visible = shown.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
+    title = f"{occurrences:,} occurrences"
+    return f'<span class="token" title="{title}"><code>{words(visible)}</code> {fraction:.0%}</span> '
+
+
+# ---------------------------------------------------------------------------------------------------- what
+# it says
+
+
+def samples(run: Run) -> str:
+    if not run.samples:
+        return missing("Sampling during training")
+    tokens = run.tokens_at()
+    parts = ['<p class="note">The prompt is set in bold; what follows is the model\'s.</p>']
+    for name, lines in grouped(run.samples, "member"):
+        parts.append(f"<h3>{words(name)}</h3>")
+        for prompt, over_time in grouped(lines, "prompt"):
+            *earlier, last = (over_time[i] for i in spaced(len(over_time), 5))
+            parts.append(sample(last, prompt, tokens.get(last["step"])))
+            before = "".join(sample(line, prompt, tokens.get(line["step"])) for line in earlier)
+            parts.append(f"<details><summary>Earlier</summary>{before}</details>" if before else "")
+    return "".join(parts)
+
+
+def sample(line: dict[str, Any], prompt: str, tokens: float | None) -> str:
+    after = f", {human_count(tokens)} tokens" if tokens else ""
+    said = f"<b>{words(prompt)}</b>{words(line['text'].removeprefix(prompt))}"
+    return f'<p class="note">Step {line["step"]}{after}</p><pre>{said}</pre>'
+
+
+def grouped(lines: Iterable[dict[str, Any]], key: str) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Lines by the value of `key`, values in the order of their first line, lines in theirs."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        found.setdefault(line[key], []).append(line)
+    return list(found.items())
+
+
+# -------------------------------------------------------------------------------------------- to do it all
+# again
+
+
+def data(run: Run) -> str:
+    """Documents in = kept + dropped, source by source."""
+    if not run.data:
+        return missing("Preparing the data")
+    if "sources" not in run.data:
+        return facts_table(run.data, "What was read, kept and dropped.")
+    rows = [source_row(name, part) for name, part in run.data["sources"].items()]
+    notes = "".join(f'<p class="note">{words(note)}</p>' for note in run.data.get("notes", []))
+    head = ["source", "documents in", "kept", "training tokens", "held-out documents"]
+    return f'<div class="scroll">{table(head, rows, numbers=range(1, len(head)))}</div>{notes}'
+
+
+def source_row(name: str, part: dict[str, Any]) -> list[str]:
+    documents = part["documents"]
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in documents["dropped"].items())
+    licences = ", ".join(part.get("licences", {}))
+    said = [words(name)]
+    said += [f"<small>dropped: {words(dropped)}</small>"] if dropped else []
+    said += [f"<small>licence: {words(licences)}</small>"] if licences else []
+    numbers = (documents["in"], documents["kept"], part["train"]["tokens"], part["held_out"]["documents"])
+    return ["".join(said), *(f"{number:,}" for number in numbers)]
+
+
+def recipe(run: Run) -> str:
+    """recipe.toml as a table: key, value and, where the value was derived, the reason."""
+    if not run.recipe:
+        return missing("The recipe")
+    rows = [row for line in run.recipe.splitlines() if (row := recipe_row(line))]
+    return f'<div class="scroll">{table(["key", "value", "why"], rows)}</div>'
+
+
+def recipe_row(line: str) -> list[str] | None:
+    if not line.strip() or line.startswith("#"):
+        return None
+    if heading := re.fullmatch(r"\s*\[+(.+?)\]+\s*", line):
+        return [words(heading[1])]
+    setting, _, reason = line.partition("  # ")
+    key, _, value = setting.partition(" = ")
+    return [words(key), f"<code>{words(value)}</code>", words(reason.removeprefix("derived: "))]
+
+
+def times(run: Run) -> str:
+    seconds = {name: s["seconds"] for name, s in run.stages.items() if is_number(s.get("seconds"))}
+    if not seconds:
+        return missing("Timing of the stages")
+    total = human_duration(sum(seconds.values()))
+    return figure(lambda width: pictures.stage_times(seconds, width), f"Time of each stage; {total} in all.")
+
+
+def record(run: Run) -> str:
+    if not run.record:
+        return missing("The record")
+    facts = {key: value for key, value in run.record.items() if key != "intent"}  # the recipe says it
+    return facts_table(facts, "Where and with what this was made.")
+
+
+def facts_table(facts: dict[str, Any], caption: str) -> str:
+    rows = [[words(key), words(value)] for key, value in flatten(facts)]
+    return f'<div class="scroll">{table(["fact", "value"], rows, caption=caption)}</div>'
+
+
+def flatten(facts: Any, prefix: str = "") -> list[tuple[str, str]]:
+    """Nested facts as (key, value) lines: {"a": {"b": 1}} is [("a b", "1")]."""
+    if isinstance(facts, dict):
+        return [pair for key, value in facts.items() for pair in flatten(value, f"{prefix} {key}".strip())]
+    if isinstance(facts, list) and any(isinstance(value, dict | list) for value in facts):
+        return [pair for i, value in enumerate(facts) for pair in flatten(value, f"{prefix} {i + 1}".strip())]
+    if isinstance(facts, list):
+        return [(prefix, ", ".join(map(str, facts)))]
+    return [(prefix, f"{facts:,}" if isinstance(facts, int) and not isinstance(facts, bool) else str(facts))]
+
+
+# -----------------------------------------------------------------------------------------------------------
+# markup
+
+
+def words(value: object) -> str:
+    """Text made safe to show: markup escaped, control characters and lone surrogates made visible."""
+    shown = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in str(value))
+    return escape(shown.encode("utf-8", "replace").decode("utf-8"), quote=True)
+
+
+def missing(what: str) -> str:
+    return f'<p class="missing">{what}: not run.</p>'
+
+
+def both(draw: Callable[[float], str]) -> str:
+    """The drawing for a wide page and the one for a phone; the style sheet shows one of them."""
+    return f'<div class="wide">{draw(WIDE)}</div><div class="narrow">{draw(NARROW)}</div>'
+
+
+def figure(draw: Callable[[float], str], caption: str) -> str:
+    return f"<figure>{both(draw)}<figcaption>{caption}</figcaption></figure>"
+
+
+def number_figures(body: str) -> str:
+    count = 0
+
+    def numbered(match: re.Match[str]) -> str:
+        nonlocal count
+        count += 1
+        return f"{match[0]}<b>Figure {count}.</b> "
+
+    return re.sub("<figcaption>", numbered, body)
+
+
+def table(
+    head: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    numbers: Iterable[int] = (),
+    classes: Sequence[str] = (),
+    caption: str = "",
+) -> str:
+    """A table of ready markup; a row's first cell is its heading, and a row of one cell spans the table."""
+    of = dict.fromkeys(numbers, ' class="number"')
+    top = "".join(f'<th scope="col"{of.get(i, "")}>{cell}</th>' for i, cell in enumerate(head))
+    body = []
+    for number, row in enumerate(rows):
+        kind = f' class="{words(classes[number])}"' if classes else ""
+        if len(row) == 1:
+            body.append(f'<tr><th scope="colgroup" colspan="{len(head)}">{row[0]}</th></tr>')
+            continue
+        cells = "".join(f"<td{of.get(i, '')}>{cell}</td>" for i, cell in enumerate(row[1:], start=1))
+        body.append(f'<tr{kind}><th scope="row">{row[0]}</th>{cells}</tr>')
+    said = f"<caption>{caption}</caption>" if caption else ""
+    return f"<table>{said}<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table>"

@@ -1,0 +1,255 @@
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from importlib.resources import files
+
+import pytest
+
+from behemoth.base.errors import InputError
+from behemoth.report.page import build_report, words
+
+
+class Reader(HTMLParser):
+    """Elements with their attributes, visible text, and whether every element was closed in order."""
+
+    VOID = ("meta", "br", "img", "link", "input")
+
+    def __init__(self, page):
+        super().__init__()
+        self.elements, self.open, self.text, self.problems = [], [], [], []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        if not self.open or self.open.pop() != tag:
+            self.problems.append(tag)
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+    def said(self):
+        return " ".join("".join(self.text).split())
+
+    def named(self, tag):
+        return [attributes for found, attributes in self.elements if found == tag]
+
+
+@pytest.fixture
+def page(fake_run):
+    return build_report(fake_run).read_text(encoding="utf-8")
+
+
+def test_says_in_one_paragraph_what_was_made_and_how_good_it_is(page):
+    said = Reader(page).said()
+    assert "teacher is a sparse mixture-of-experts language model of 262K parameters" in said
+    assert "4 layers, 8 experts, 1 of them chosen for each token" in said
+    assert "It learned from 819K tokens" in said
+    assert "together with 2 other models" in said
+    assert (
+        "On 84 documents that it had not seen it needs 2.012 bits per byte (95% interval 1.957 to 2.067)."
+        in said
+    )
+
+
+def test_has_every_part_of_the_run(page):
+    said = Reader(page).said()
+    for part in (
+        "Student is better than control by 0.153 bits per byte (95% interval 0.141 to 0.166).",
+        "? Cannot tell control and token 3-gram apart",
+        "token 3-gram, whole corpus",
+        "Steps left out because a number was not finite: control 1.",
+        "31% of the machine's measured matmul peak",
+        "Load of the experts of teacher",
+        "The same for student",
+        "teacher, layer 0",
+        "the name is not in the cache",
+        "dropped: 30 near duplicate, 8 not UTF-8",
+        "small batches learn most per token on a CPU",
+        "Time of each stage; 4 min 4 s in all.",
+        "3f1c9e0",
+    ):
+        assert part in said, part
+    assert "not run" not in said
+
+
+def test_markup_is_whole_and_asks_for_nothing_from_outside(page):
+    reader = Reader(page)
+    assert reader.problems == []
+    assert reader.open == []
+    assert not {"script", "img", "link", "iframe", "object", "image", "use"} & {
+        tag for tag, _ in reader.elements
+    }
+    for _, attributes in reader.elements:
+        assert not {"src", "onerror", "onload", "xlink:href", "srcset"} & set(attributes)
+        assert (attributes.get("href") or "#").startswith("#")
+    style = files("behemoth.report").joinpath("style.css").read_text()
+    assert "url(" not in style
+    assert "@import" not in style
+    assert "default-src 'none'" in page
+    assert len(page.encode()) < 1_500_000
+
+
+def test_what_a_model_wrote_is_shown_and_never_obeyed(page):
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script>alert(1)</script>" in Reader(page).said()  # as text
+
+
+def test_hostile_names_everywhere_stay_text(fake_run):
+    bad = '"><script>x</script>'
+    for place in (
+        "evals/results.json",
+        "evals/experts.json",
+        "record.json",
+        "data/report.json",
+        "stages.json",
+    ):
+        path = fake_run / place
+        swapped = json.loads(
+            path.read_text(), object_hook=lambda found: {poison(k, bad): v for k, v in found.items()}
+        )
+        path.write_text(json.dumps(swapped))
+    results = json.loads((fake_run / "evals/results.json").read_text())
+    for row in results["models"]:
+        row["name"] = row["note"] = bad
+    (fake_run / "evals/results.json").write_text(json.dumps(results))
+    metrics = (fake_run / "pretrain/metrics.jsonl").read_text()
+    (fake_run / "pretrain/metrics.jsonl").write_text(metrics.replace('"teacher"', json.dumps(bad)))
+    recipe = (fake_run / "recipe.toml").read_text() + f'\n[{bad}]\n{bad} = "{bad}"  # derived: {bad}\n'
+    (fake_run / "recipe.toml").write_text(recipe)
+    (fake_run / "stages.json").write_text(json.dumps({bad: {"seconds": 3, "finished": bad}}))
+    page = build_report(fake_run).read_text()
+    assert "<script" not in page
+    assert Reader(page).problems == []
+
+
+def poison(key, bad):
+    """A name that a person or a model chose: members, sources, hardware; not the format's own keys."""
+    return bad if key in ("teacher", "student", "python", "cpu", "commit") else key
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('<a href="x">&\'', "&lt;a href=&quot;x&quot;&gt;&amp;&#x27;"),
+        ("a\nb\tc", "a\nb\tc"),
+        ("\x00\x1b[0m", "\u2400\u241b[0m"),
+        ("\ud800", "?"),
+        ("naïve 中文", "naïve 中文"),
+    ],
+)
+def test_words_are_safe_to_show(text, shown):
+    assert words(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("evals", "The evaluation: not run."),
+        ("pretrain/metrics.jsonl", "Training: not run."),
+        ("pretrain/samples.jsonl", "Sampling during training: not run."),
+        ("data/report.json", "Preparing the data: not run."),
+        ("stages.json", "Timing of the stages: not run."),
+        ("record.json", "The record: not run."),
+        ("recipe.toml", "The recipe: not run."),
+    ],
+)
+def test_a_missing_part_is_said_to_be_missing(fake_run, part, said):
+    moved = fake_run.parent / "elsewhere"
+    (fake_run / part).rename(moved)
+    reader = Reader(build_report(fake_run).read_text())
+    assert said in reader.said()
+    assert reader.problems == []
+
+
+def test_a_run_that_has_only_begun_has_a_report(tmp_path):
+    (tmp_path / "recipe.toml").write_text('name = "new"\n')
+    said = Reader(build_report(tmp_path).read_text()).said()
+    assert "not finished" in said
+    assert said.count("not run.") >= 6
+
+
+def test_one_step_without_held_out_text_experts_or_finite_loss(tmp_path):
+    lines = [
+        {
+            "step": 1,
+            "tokens": 64,
+            "seconds": 0.1,
+            "members": {"dense": {"loss": float("nan"), "skipped": True}},
+        },
+        {
+            "step": 2,
+            "tokens": 64,
+            "seconds": 0.1,
+            "members": {"dense": {"loss": 5.0, "skipped": False, "load": []}},
+        },
+    ]
+    (tmp_path / "pretrain").mkdir()
+    (tmp_path / "pretrain" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    held_out = {"step": 2, "member": "dense", "bits_per_byte": 3.0}
+    (tmp_path / "pretrain" / "heldout.jsonl").write_text(json.dumps(held_out) + "\n")
+    reader = Reader(build_report(tmp_path).read_text())
+    assert "dense 1" in reader.said()
+    assert "nan" not in reader.said()
+    assert reader.problems == []
+
+
+def test_pictures_speak_and_tables_have_headings(page):
+    reader = Reader(page)
+    assert all(svg["role"] == "img" for svg in reader.named("svg"))
+    assert len(reader.named("svg")) == len(
+        re.findall("<svg[^>]*><title>[^<]+</title><desc>[^<]+</desc>", page)
+    )
+    assert all(heading.get("scope") for heading in reader.named("th"))
+    ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {link["href"][1:] for link in reader.named("a")} <= set(ids)
+
+
+def test_colours_can_be_read_in_light_and_dark():
+    """Text on the page at 4.5 to 1 or better (WCAG 2.2, 1.4.3), lines and dots at 3 to 1 (1.4.11)."""
+    style = files("behemoth.report").joinpath("style.css").read_text()
+    light, dark = (
+        dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6});", part)) for part in style.split("@media", 2)[:2]
+    )
+    for palette in (light, dark):
+        for name in ("ink", "quiet", "series-0", "series-1", "series-2", "series-3"):
+            assert contrast(palette[name], palette["page"]) >= 4.5, name
+            assert contrast(palette[name], palette["tint"]) >= 4.5, name
+
+
+def contrast(a, b):
+    bright, dim = sorted((luminance(a), luminance(b)), reverse=True)
+    return (bright + 0.05) / (dim + 0.05)
+
+
+def luminance(colour):
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_the_same_run_gives_the_same_page(fake_run):
+    assert build_report(fake_run).read_bytes() == build_report(fake_run).read_bytes()
+
+
+def test_a_directory_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(InputError, match="is not a run directory"):
+        build_report(tmp_path)
+
+
+def test_needs_neither_torch_nor_matplotlib():
+    code = "import behemoth.report.page, sys; print({'torch', 'matplotlib', 'numpy'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"
