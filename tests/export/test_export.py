@@ -139,6 +139,19 @@ def test_bf16_on_disk_is_compared_as_rounded(opened: Opened, tmp_path: Path) -> 
 
 
 @pytest.mark.usefixtures("here")
+def test_generation_stops_where_our_tokenizer_says(
+    opened: Opened, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    export(opened, tmp_path / "out")
+    for file in (CONFIG, "generation_config.json"):
+        written = json.loads((tmp_path / "out" / file).read_text())
+        assert written["eos_token_id"] == list(tokenizer.stop_ids)
+        assert {tokenizer.eos_id, tokenizer.eot_id} <= set(written["eos_token_id"])
+        assert (written["bos_token_id"], written["pad_token_id"]) == (tokenizer.bos_id, tokenizer.pad_id)
+    assert written["do_sample"] and (written["temperature"], written["top_p"]) == (0.6, 0.9)
+
+
+@pytest.mark.usefixtures("here")
 def test_the_exported_tokenizer_keeps_user_text_plain(
     opened: Opened, tokenizer: Tokenizer, tmp_path: Path
 ) -> None:
@@ -284,6 +297,13 @@ def give_eyes(directory: Path) -> None:
     text = json.loads((directory / CONFIG).read_text())
     (directory / CONFIG).write_text(json.dumps({"model_type": "llama4", "text_config": text}))
     (directory / "receipt.json").unlink()
+
+
+def test_an_import_with_another_tokenizer_is_refused(opened: Opened, tmp_path: Path) -> None:
+    hf.save_weights(with_config(opened, vocab_size=64).model, tmp_path / "source")
+    Tokenizer.load(opened.tokenizer_directory).save(tmp_path / "source")
+    with pytest.raises(InputError, match=r"320 tokens.*vocab_size = 64"):
+        import_model(tmp_path / "source", tmp_path / "run")
 
 
 def test_a_broken_import_leaves_no_run(opened: Opened, tmp_path: Path) -> None:

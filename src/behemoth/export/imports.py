@@ -19,7 +19,7 @@ from behemoth.base.files import publish_directory, read_json, remove_tree, sha25
 from behemoth.base.logs import say
 from behemoth.export.hf import failures, question
 from behemoth.export.reference import ask
-from behemoth.model.open import RECEIPT, TEACHER
+from behemoth.model.open import RECEIPT, TEACHER, check_tokenizer
 from behemoth.model.transformer import Transformer
 from behemoth.model.weights import CONFIG, is_multimodal, load_weights, save_weights, weight_files
 from behemoth.text.tokenizer import Tokenizer
@@ -36,11 +36,7 @@ def import_model(directory: Path, run: Path) -> dict[str, Any]:
     config = read_json(directory / CONFIG)
     model = load_weights(directory)
     tokenizer = Tokenizer.from_huggingface(directory)
-    if tokenizer.vocab_size > model.config.vocab_size:
-        raise InputError(
-            f"{directory}: the tokenizer has {tokenizer.vocab_size} ids, more than the "
-            f"vocab_size = {model.config.vocab_size} of its config.json"
-        )
+    check_tokenizer(directory, directory, model.config.vocab_size)
     temporary = run.with_name(f".{run.name}.{os.getpid()}.tmp")
     try:
         stage = temporary / "import"

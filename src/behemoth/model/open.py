@@ -52,7 +52,7 @@ def open_model(
     directory, hashes = _find(spec)
     tokenizer_directory = _find_tokenizer(directory)
     model = load_weights(directory, dtype, device)
-    _check_tokenizer(directory, tokenizer_directory, model.config.vocab_size)
+    check_tokenizer(directory, tokenizer_directory, model.config.vocab_size)
     return Opened(model, tokenizer_directory, directory.name, _digest(hashes), directory)
 
 
@@ -154,8 +154,8 @@ def _find_tokenizer(directory: Path) -> Path:
     )
 
 
-def _check_tokenizer(directory: Path, tokenizer_directory: Path, vocab_size: int) -> None:
-    """Refuse a tokenizer that is another model's."""
+def check_tokenizer(directory: Path, tokenizer_directory: Path, vocab_size: int) -> None:
+    """InputError when the tokenizer is another model's: its ids do not fit, or it is not the one on record."""
     path = tokenizer_directory / TOKENIZER
     recorded = read_json(directory / CONFIG).get(OURS, {}).get("tokenizer_sha256")
     found = sha256(path)
