@@ -99,7 +99,9 @@ def main() -> None:
     tokens = torch.randint(0, VOCAB, (ROWS, CONTEXT + 1), generator=generator)
     weights = torch.ones(ROWS, CONTEXT)
     documents = torch.zeros(ROWS, CONTEXT, dtype=torch.int32)
-    batch = Batch(tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), weights, documents, float(weights.numel()))
+    batch = Batch(
+        tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous(), weights, documents, float(weights.numel())
+    )
     print(f"{ROWS} x {CONTEXT} tokens a step, width 256, 4 layers, {torch.get_num_threads()} threads")
     for precision in asked.precision:
         for experts in asked.experts:
@@ -116,7 +118,9 @@ def main() -> None:
             medians = {name: statistics.median(found) for name, found in times.items()}
             print(f"\n{precision}, {experts} experts      tokens/s: median   best")
             for name, found in times.items():
-                print(f"  {name:20} {ROWS * CONTEXT / medians[name]:16,.0f} {ROWS * CONTEXT / min(found):7,.0f}")
+                print(
+                    f"  {name:20} {ROWS * CONTEXT / medians[name]:16,.0f} {ROWS * CONTEXT / min(found):7,.0f}"
+                )
             better = min(medians["transformers eager"], medians["transformers sdpa"])
             print(f"  against the better transformers path: {better / medians['ours']:.2f}x")
             print(f"  against our dense model:              {medians['ours, dense'] / medians['ours']:.2f}x")

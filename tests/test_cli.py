@@ -97,7 +97,7 @@ def test_errors_for_programs_are_one_object(behemoth):
     ids=repr,
 )
 def test_exit_codes(behemoth, monkeypatch, error, code):
-    def fails(**_):
+    def fails(*_, **__):
         raise error
 
     monkeypatch.setattr(cli, "app", fails)
@@ -112,7 +112,7 @@ def test_a_reader_that_has_gone_is_no_fault():
 
 
 def test_our_own_faults_keep_their_traceback(behemoth, monkeypatch):
-    def fails(**_):
+    def fails(*_, **__):
         raise ZeroDivisionError
 
     monkeypatch.setattr(cli, "app", fails)

@@ -157,11 +157,11 @@ def show(
     verbs.data_show(source, rows)
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Run the command line; a person's mistake is told in words, without a traceback."""
-    as_json = "--json" in sys.argv[1:]
+    as_json = "--json" in (sys.argv[1:] if words is None else words)
     try:
-        code = app(prog_name="behemoth", standalone_mode=False)
+        code = app(words, prog_name="behemoth", standalone_mode=False)
         sys.stdout.flush()
     except BehemothError as error:
         code = _tell(str(error), type(error).__name__, error.exit_code, as_json)

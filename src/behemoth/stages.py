@@ -49,6 +49,7 @@ SAMPLE_TOKENS = 48
 BASELINE_TOKENS = (
     20_000_000  # the most that an n-gram is fitted on; counting more takes minutes and gigabytes
 )
+EXAMINED_TOKENS = 4096  # of one held-out document: a single long one must not decide the result
 MAPPED_DOCUMENTS = 60  # held-out documents whose tokens are followed to their experts
 
 
@@ -62,7 +63,8 @@ class Run:
 
     @property
     def settled(self) -> Resolved:
-        assert self.resolved is not None, "the data stage settles the recipe"
+        if self.resolved is None:
+            raise InputError(f"{self.directory} has no prepared data yet; run the data stage first")
         return self.resolved
 
     @property
@@ -300,7 +302,7 @@ def command() -> str:
 def evaluate(job: Run) -> None:
     """Held-out bits per byte of every member beside baselines, document by document; and who the experts are."""
     resolved, corpus, tokenizer = job.settled, job.corpus(), job.tokenizer()
-    context, documents = resolved.train.context_length, corpus.held_out()
+    context, documents = resolved.train.context_length, examined(corpus, tokenizer)
     entries, maps, names = [], {}, [member.name for member in build.members(resolved)]
     for name in names:
         model = open_model(f"{job.directory}:{name}", device=device()).model
@@ -324,6 +326,11 @@ def evaluate(job: Run) -> None:
     write_json(
         job.directory / "evals" / "experts.json", {name: found for name, found in maps.items() if found}
     )
+
+
+def examined(corpus: Corpus, tokenizer: Tokenizer) -> list[HeldOut]:
+    """The held-out documents as they are scored: at most their first few thousand tokens."""
+    return perplexity.beginnings(corpus.held_out(), tokenizer.byte_lengths, EXAMINED_TOKENS)
 
 
 def fit_baselines(job: Run, corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[str, Any, Any, str]]:

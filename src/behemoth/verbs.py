@@ -18,6 +18,7 @@ from behemoth.inference.engine import Engine
 from behemoth.inference.talk import chat_loop, complete
 from behemoth.model.open import Opened, open_model
 from behemoth.recipe import load_recipe, resolve
+from behemoth.stages import examined
 from behemoth.text.tokenizer import Tokenizer
 from behemoth.train.machine import device, keep_freed_memory
 
@@ -78,13 +79,14 @@ def evaluate(models: list[str], against: str | None, out: Path | None, as_json: 
     """Held-out bits per byte of each model on the held-out text of the first one's run; paired with `against`."""
     keep_freed_memory()
     specs = [*models, *([against] if against and against not in models else [])]
-    corpus = Corpus.open(data_of(models[0]))
-    documents, scored = corpus.held_out(), {}
+    corpus_directory = data_of(models[0])
+    corpus = Corpus.open(corpus_directory)
+    documents, scored = examined(corpus, Tokenizer.load(corpus_directory.parent / "tokenizer")), {}
     for spec in specs:
         opened = open_model(spec, device=device())
         check_tokenizer(opened, corpus, spec)
         context = opened.model.config.context_length
-        say(f"{spec}: {len(documents)} held-out documents of {data_of(models[0])}")
+        say(f"{spec}: {len(documents)} held-out documents of {corpus_directory}")
         scored[spec] = results.scores(
             spec, documents, perplexity.score_documents(opened.model, documents, context)
         )

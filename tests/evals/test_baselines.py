@@ -177,3 +177,10 @@ def test_no_text_is_refused(pieces):
 def test_an_order_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match="lower the order"):
         TokenNgram.fit(documents(0, 1), 200_000, 4)
+
+
+def test_what_was_never_seen_keeps_a_probability_however_lopsided_the_counts():
+    """Where nearly everything occurs twice, the estimated discount of what occurs once would be zero."""
+    twice = np.tile(np.arange(40), 2)
+    model = TokenNgram.fit([np.concatenate([twice, [41], np.tile([42], 3), np.tile([43], 4)])], 64)
+    assert np.isfinite(model.score([np.array([0, 63, 62, 61])])).all()

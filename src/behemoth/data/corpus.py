@@ -98,7 +98,7 @@ class Corpus:
             raise InputError(
                 f"the corpus is smaller than one batch: its {self.num_tokens:,} training tokens make "
                 f"{total:,} rows of {context:,}, and a batch takes {rows:,}; give more text, "
-                "fewer rows or a shorter context"
+                "or lower train.tokens_per_step or train.context_length"
             )
         return BatchSource(streams, [source.weight for source in self.sources], context, rows, seed)
 

@@ -93,6 +93,9 @@ def fit_level(grams: np.ndarray, counts: np.ndarray, base: int) -> Level:
     return Level(grams, (counts - discount) / per_gram, contexts, np.add.reduceat(discount, starts) / total)
 
 
+LEAST = 0.1  # of a discount: at zero, nothing would be left for what was never seen
+
+
 def discounts(counts: np.ndarray) -> np.ndarray:
     """[0, D1, D2, D3+] of Chen & Goodman (1998), equation 26; 1/2, 1, 3/2 where too little was counted."""
     n1, n2, n3, n4 = (int((counts == c).sum()) for c in (1, 2, 3, 4))
@@ -100,7 +103,7 @@ def discounts(counts: np.ndarray) -> np.ndarray:
         return np.array([0, 0.5, 1, 1.5])
     y = n1 / (n1 + 2 * n2)
     found = [0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3]
-    return np.clip(found, 0, [0, 1, 2, 3])
+    return np.clip(found, [0, LEAST, LEAST, LEAST], [0, 1, 2, 3])
 
 
 @dataclass(frozen=True)
@@ -133,8 +136,7 @@ class Ngram:
         return np.bincount(text.piece, -np.log(self.probabilities(text)), minlength=pieces)
 
 
-# --------------------------------------------------------------------------------------------- tokens, and
-# bytes
+# ---------------------------------------------------------------------------------------------- tokens and bytes
 
 
 class HasBytes(Protocol):

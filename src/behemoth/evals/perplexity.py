@@ -64,14 +64,25 @@ def fixed_subset(
     chosen: list[HeldOut] = []
     total = 0
     for i in np.random.default_rng(seed).permutation(len(documents)):
-        tokens = documents[i].tokens[: context + 1]
-        total += len(tokens) - 1
-        if total > max_tokens and len(chosen) >= 2:
-            break
-        num_bytes = int(byte_lengths[tokens[1:]].sum())
-        if num_bytes:
-            chosen.append(dataclasses.replace(documents[i], tokens=tokens, num_bytes=num_bytes))
+        for beginning in beginnings([documents[i]], byte_lengths, context + 1):
+            total += len(beginning.tokens) - 1
+            if total > max_tokens and len(chosen) >= 2:
+                return chosen
+            chosen.append(beginning)
     return chosen
+
+
+def beginnings(documents: Sequence[HeldOut], byte_lengths: np.ndarray, max_tokens: int) -> list[HeldOut]:
+    """Each document's first `max_tokens` tokens, so that no long one decides the result alone.
+
+    A document whose beginning stands for no bytes is left out.
+    """
+    found = []
+    for document in documents:
+        tokens = document.tokens[:max_tokens]
+        if num_bytes := int(byte_lengths[tokens[1:]].sum()):
+            found.append(dataclasses.replace(document, tokens=tokens, num_bytes=num_bytes))
+    return found
 
 
 def cut(documents: Sequence[HeldOut], context: int) -> list[Window]:

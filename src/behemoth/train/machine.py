@@ -44,7 +44,12 @@ def choose_precision(where: torch.device) -> tuple[str, str]:
     if where.type == "cuda":
         real = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bf16", "this GPU computes in it") if real else ("fp32", "this GPU does not compute in bf16")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(
+        1
+    )  # the threads of a busy machine wait for each other, and the measurement with them
     gain = matmul_flops(torch.bfloat16, where) / matmul_flops(torch.float32, where)
+    torch.set_num_threads(threads)
     measured = f"bf16 measured {gain:.1f}x as fast as fp32 on this processor"
     return ("bf16", measured) if gain >= BF16_GAIN else ("fp32", measured)
 

@@ -90,7 +90,8 @@ class Optimizer:
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 for p in group["params"]:
-                    optimizer.state[p] = dict(by_name.get(self.names[p], {}))
+                    kept = by_name.get(self.names[p], {})
+                    optimizer.state[p] = {key: value.to(p.device) for key, value in kept.items()}
 
 
 def adamw(parameters: Iterable[Tensor], rate: float, weight_decay: float) -> torch.optim.AdamW:
