@@ -580,12 +580,14 @@ def _fill_train(
     steps: int,
     work: _Derivation,
 ) -> Training:
-    adam = float(f"{3e-3 * (128 / model.hidden_size) ** (2 / 3):.3g}")
-    falls = "3e-3 at width 128, falling as width to the 2/3 (3e-4 at 4096)"
     muon = given.optimizer == "muon"
+    falls = (128 / model.hidden_size) ** (2 / 3)
+    adam = 2e-2 if muon else 3e-3  # at width 128; of the embeddings, head, router and norms, or of everything
+    why = f"{adam:g} at width 128, falling as width to the 2/3"
+    adam_rate = (float(f"{adam * falls:.3g}"), why)
     derived: dict[str, tuple[Any, str]] = {
-        "learning_rate": (0.01, "Muon's updates have one size at every width") if muon else (adam, falls),
-        "adam_learning_rate": (adam, falls),  # Muon is for matrices; AdamW has the rest
+        "learning_rate": (0.01, "Muon's updates have one size at every width") if muon else adam_rate,
+        "adam_learning_rate": adam_rate,
         "average": (
             round(max(0.9, min(0.9995, 1 - 12 / steps)), 4),
             "a memory of about one twelfth of the steps",
