@@ -126,7 +126,7 @@ def test_explain_gives_each_value_and_the_cost(behemoth):
     for words in (
         "model.hidden_size",
         "the width and depth",
-        "4.0M",
+        "4.3M",
         "1.25M",
         "FLOPs per token, training",
         "steps of",
@@ -144,7 +144,7 @@ def test_explain_one_key(behemoth, key):
 def test_explain_for_programs(behemoth):
     told = json.loads(behemoth("explain", RECIPES / "quickstart.toml", "--json")[1])
     assert told["settings"]["model.hidden_size"]["value"] == "128"
-    assert told["models"]["teacher"]["parameters"] == 4_002_944
+    assert told["models"]["teacher"]["parameters"] == 4_265_088
 
 
 def test_init_writes_a_recipe_for_a_folder(behemoth, tmp_path):

@@ -428,7 +428,7 @@ def _shape(
         "chunk_size": chunk_size,
         "temperature_floor": chunk_size,
         "rope_theta": 10_000.0 if row <= 8192 else 500_000.0,
-        "tie_embeddings": hidden_size < 2048,
+        "tie_embeddings": False,
         "context_length": row,
     }
     names = set(ModelConfig.model_fields) & set(ModelRecipe.model_fields)
@@ -466,7 +466,7 @@ def _explain_model(spec: ModelRecipe, config: ModelConfig, where: str, work: _De
         "chunk_size": "half the context, at most Llama 4's 8192",
         "temperature_floor": "Llama 4: as long as a chunk",
         "rope_theta": "10,000 for rows up to 8192, 500,000 for longer ones",
-        "tie_embeddings": "one matrix for embedding and head below width 2048, where it is a large share",
+        "tie_embeddings": "Llama 4's value",
         "context_length": "the rows that training uses",
     }
     for name in ModelRecipe.model_fields:

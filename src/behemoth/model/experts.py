@@ -4,7 +4,8 @@ The fast path sorts the (token, choice) pairs by expert, so that each expert's t
 matrix product makes every gate and up, one makes every down, and the rows go back where they came from. Going there
 and coming back are permutations, so neither direction, forward or backward, ever scatters with addition.
 
-Shapes as in `transformer`; P = N * k pairs of a token and one of its experts, in token order.
+Shapes as in `transformer`; P = N * k pairs of a token and one of its experts, in token order; S slots, in expert
+order.
 """
 
 from __future__ import annotations
@@ -57,58 +58,71 @@ def run_experts_plainly(
 
 def run_experts(x_ND: Tensor, routing: Routing, gate_up: Tensor, down: Tensor, score_on: str) -> Tensor:
     """sum over k of expert_e(score * x): gate_up (E, D, 2F), down (E, F, D) -> (N, D)."""
+    k = routing.experts_Nk.shape[1]
+    slot_P, ends_E, num_slots = lay_out(routing, group_multiple(x_ND, routing))
+    x_NkD, score_Nk1 = x_ND.unsqueeze(1).expand(-1, k, -1), routing.scores_Nk.unsqueeze(-1)
+    if score_on == "input":
+        x_NkD = x_NkD * score_Nk1
+    x_SD = Dispatch.apply(x_NkD.flatten(0, 1), slot_P, num_slots)
+    hidden_SF = swiglu(*F.grouped_mm(x_SD, gate_up, offs=ends_E).chunk(2, dim=-1))
+    y_NkD = Combine.apply(F.grouped_mm(hidden_SF, down, offs=ends_E), slot_P).view_as(x_NkD)
+    if score_on == "output":
+        y_NkD = y_NkD * score_Nk1
+    return y_NkD.sum(1)
+
+
+def group_multiple(x_ND: Tensor, routing: Routing) -> int:
+    """To what the group sizes are rounded up, with rows of zeros.
+
+    On a CPU in bf16 every new matrix shape costs the library milliseconds of code generation, and experts get new
+    numbers of tokens at every step: rounding makes the shapes few, and the step several times faster.
+    """
+    many = routing.experts_Nk.numel() >= 512
+    return 32 if x_ND.device.type == "cpu" and x_ND.dtype == torch.bfloat16 and many else 1
+
+
+def lay_out(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, int]:
+    """Where each pair goes: its slot, in expert order; the end of each expert's slots; how many slots there are."""
     expert_P = routing.experts_Nk.flatten()
     order_P = expert_P.argsort(stable=True)
-    inverse_P = torch.empty_like(order_P).scatter_(
-        0, order_P, torch.arange(len(order_P), device=order_P.device)
-    )
-    ends_E = routing.load_E.cumsum(0).to(torch.int32)
-    score_P1 = routing.scores_Nk.flatten().index_select(0, order_P).unsqueeze(-1)
-
-    x_PD = Gather.apply(x_ND, order_P, inverse_P)
-    if score_on == "input":
-        x_PD = x_PD * score_P1
-    hidden_PF = swiglu(*F.grouped_mm(x_PD, gate_up, offs=ends_E).chunk(2, dim=-1))
-    y_PD = F.grouped_mm(hidden_PF, down, offs=ends_E)
-    if score_on == "output":
-        y_PD = y_PD * score_P1
-    return Return.apply(y_PD, order_P, inverse_P, len(x_ND))
+    place_P = torch.empty_like(order_P).scatter_(0, order_P, torch.arange(len(order_P), device=order_P.device))
+    count_E = routing.load_E.long()
+    room_E = (count_E + multiple - 1) // multiple * multiple
+    ends_E = room_E.cumsum(0)
+    shift_E = (ends_E - room_E) - (count_E.cumsum(0) - count_E)
+    num_slots = len(expert_P) if multiple == 1 else int(ends_E[-1])
+    return place_P + shift_E[expert_P], ends_E.to(torch.int32), num_slots
 
 
-def gather(x_ND: Tensor, order_P: Tensor) -> Tensor:
-    """Row p of the answer is the token of the p-th pair in expert order."""
-    return x_ND.index_select(0, order_P // (len(order_P) // len(x_ND)))
+def to_slots(x_PD: Tensor, slot_P: Tensor, num_slots: int) -> Tensor:
+    """Each row to its slot; slots of nobody are zero."""
+    return x_PD.new_zeros(num_slots, x_PD.shape[1]).index_copy_(0, slot_P, x_PD)
 
 
-def give_back(y_PD: Tensor, inverse_P: Tensor, tokens: int) -> Tensor:
-    """Put the pairs back in token order and add up the k of each token."""
-    return y_PD.index_select(0, inverse_P).view(tokens, -1, y_PD.shape[-1]).sum(1)
-
-
-class Gather(torch.autograd.Function):
-    """Tokens to experts; its transpose is `give_back`."""
+class Dispatch(torch.autograd.Function):
+    """Pairs to slots, a permutation: its transpose takes them back."""
 
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, order_P: Tensor, inverse_P: Tensor) -> Tensor:
-        ctx.save_for_backward(inverse_P)
-        ctx.tokens = len(x_ND)
-        return gather(x_ND, order_P)
+    def forward(ctx: Any, x_PD: Tensor, slot_P: Tensor, num_slots: int) -> Tensor:
+        ctx.save_for_backward(slot_P)
+        return to_slots(x_PD, slot_P, num_slots)
 
     @staticmethod
-    def backward(ctx: Any, grad_PD: Tensor) -> tuple[Tensor, None, None]:
-        (inverse_P,) = ctx.saved_tensors
-        return give_back(grad_PD, inverse_P, ctx.tokens), None, None
+    def backward(ctx: Any, grad_SD: Tensor) -> tuple[Tensor, None, None]:
+        (slot_P,) = ctx.saved_tensors
+        return grad_SD.index_select(0, slot_P), None, None
 
 
-class Return(torch.autograd.Function):
-    """Experts to tokens; its transpose is `gather`."""
-
-    @staticmethod
-    def forward(ctx: Any, y_PD: Tensor, order_P: Tensor, inverse_P: Tensor, tokens: int) -> Tensor:
-        ctx.save_for_backward(order_P)
-        return give_back(y_PD, inverse_P, tokens)
+class Combine(torch.autograd.Function):
+    """Slots to pairs; the transpose of `Dispatch`."""
 
     @staticmethod
-    def backward(ctx: Any, grad_ND: Tensor) -> tuple[Tensor, None, None, None]:
-        (order_P,) = ctx.saved_tensors
-        return gather(grad_ND, order_P), None, None, None
+    def forward(ctx: Any, y_SD: Tensor, slot_P: Tensor) -> Tensor:
+        ctx.save_for_backward(slot_P)
+        ctx.num_slots = len(y_SD)
+        return y_SD.index_select(0, slot_P)
+
+    @staticmethod
+    def backward(ctx: Any, grad_PD: Tensor) -> tuple[Tensor, None]:
+        (slot_P,) = ctx.saved_tensors
+        return to_slots(grad_PD.contiguous(), slot_P, ctx.num_slots), None
