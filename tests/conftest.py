@@ -35,5 +35,5 @@ def tiny_config() -> ModelConfig:
 def data_directory() -> Path:
     """The folder of real text that BEHEMOTH_DATA names; tests that want it are skipped without."""
     if "BEHEMOTH_DATA" not in os.environ:
-        pytest.skip("set BEHEMOTH_DATA to a folder with pretrain/*.jsonl.gz to run this")
+        pytest.skip("set BEHEMOTH_DATA to a folder with text to run this")
     return Path(os.environ["BEHEMOTH_DATA"])

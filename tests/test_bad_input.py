@@ -93,7 +93,7 @@ def test_a_folder_of_binaries(capsys, folder):
 
 
 def test_corpus_smaller_than_one_batch(capsys, folder):
-    for path in list((folder / "text").iterdir())[3:]:
+    for path in list((folder / "text").iterdir())[5:]:
         path.unlink()
     said = run(capsys, folder, "--set", "train.tokens_per_step=8192", "--set", "train.tokens=16384")
     assert "rows" in said
@@ -112,6 +112,14 @@ def test_a_run_directory_of_another_recipe(capsys, folder):
     (folder / "run").mkdir()
     (folder / "run" / "record.json").write_text(json.dumps({"intent": {"name": "other"}}))
     assert "another recipe" in run(capsys, folder)
+
+
+def test_a_run_directory_of_an_imported_model(capsys, folder):
+    (folder / "run").mkdir()
+    (folder / "run" / "record.json").write_text(json.dumps({"imported_from": "elsewhere", "versions": {}}))
+    said = run(capsys, folder)
+    assert "imported model" in said
+    assert "--out" in said
 
 
 def test_unknown_stage(capsys, folder):

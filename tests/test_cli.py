@@ -1,5 +1,6 @@
 """The command line from outside: quick to start, and never a traceback for a person's mistake."""
 
+import errno
 import json
 import os
 import subprocess
@@ -111,12 +112,40 @@ def test_a_reader_that_has_gone_is_no_fault():
         assert process.stderr.read() == ""
 
 
-def test_our_own_faults_keep_their_traceback(behemoth, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "run/stages.json"),
+        OSError(errno.EROFS, "Read-only file system", "run/stages.json"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+    ids=repr,
+)
+def test_a_disk_that_refuses_is_told_in_words(behemoth, monkeypatch, error):
     def fails(*_, **__):
-        raise ZeroDivisionError
+        raise error
 
     monkeypatch.setattr(cli, "app", fails)
-    with pytest.raises(ZeroDivisionError):
+    code, _, err = behemoth()
+    assert code == 2
+    assert err.endswith("; make room, or choose another directory\n")
+    assert not isinstance(error, OSError) or err.startswith(f"run/stages.json: {error.strerror}")
+
+
+def test_the_help_of_run_names_every_stage(behemoth):
+    from behemoth.stages import STAGES
+
+    *most, last = STAGES
+    assert f"{', '.join(most)} or {last}" in " ".join(behemoth("run", "--help")[1].replace("│", " ").split())
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "No such file", "x")])
+def test_our_own_faults_keep_their_traceback(monkeypatch, error):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(type(error)):
         cli.main()
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from behemoth.base.errors import InputError, RecipeError
+from behemoth.explain import budget
 from behemoth.model.config import ModelConfig
 from behemoth.model.cost import count_parameters
 from behemoth.recipe import ModelRecipe, Recipe, load_recipe, resolve, settings, to_toml
@@ -52,7 +53,7 @@ def test_there_are_recipes():
 def test_the_size_dial_lands_on_the_tiny_points(write):
     resolved = resolve(write())
     teacher, student = resolved.model, resolved.students[0].model
-    assert (teacher.vocab_size, teacher.context_length, teacher.chunk_size) == (2048, 256, 128)
+    assert (teacher.vocab_size, teacher.context_length, teacher.chunk_size) == (2048, 256, 64)
     assert (teacher.hidden_size, teacher.num_layers, teacher.num_heads, teacher.num_kv_heads) == (
         128,
         4,
@@ -104,6 +105,51 @@ def test_the_complete_recipe_says_the_same(path, tmp_path):
     assert resolve(load_recipe(tmp_path / "complete.toml")) == resolved
 
 
+@pytest.mark.parametrize("vocab_size", [320, 512, 2048, 32_768])
+def test_the_complete_recipe_of_any_size_says_the_same(write, tmp_path, vocab_size):
+    """Also where the shapes are coarse: with 512 entries the fullest below 685K has 259K."""
+    vocabulary, possible = f"tokenizer.vocab_size={vocab_size}", 0
+    for exponent in range(0, 40, 2):
+        size = f"model.size={round(200_000 * 10 ** (exponent / 10)):d}"
+        student = f"students.0.size={round(200_000 * 10 ** (exponent / 20)):d}"
+        try:
+            resolved = resolve(write(SMALL, size, student, vocabulary, "train.tokens=2M"))
+        except RecipeError:  # too small for the vocabulary
+            continue
+        (tmp_path / "complete.toml").write_text(to_toml(resolved))
+        assert resolve(load_recipe(tmp_path / "complete.toml")) == resolved
+        possible += 1
+    assert possible >= 6
+
+
+def test_a_size_that_no_shape_fills_is_written_as_it_came_out(write, tmp_path):
+    alone = SMALL.partition("[[students]]")[0]
+    resolved = resolve(write(alone, "model.size=685K", "tokenizer.vocab_size=512"))
+    assert resolved.recipe.model.size == count_parameters(resolved.model).total < 0.4 * 685_000
+    assert "685K were asked for" in resolved.reasons["model.size"]
+    (tmp_path / "complete.toml").write_text(to_toml(resolved))
+    assert resolve(load_recipe(tmp_path / "complete.toml")) == resolved
+
+
+def test_the_average_is_written_for_students_alone(write, tmp_path):
+    alone = SMALL.partition("[[students]]")[0]
+    for text, overrides, written in (
+        (SMALL, [], True),
+        (alone, [], False),
+        (alone, ["train.average=0.5"], True),
+    ):
+        resolved = resolve(write(text, *overrides))
+        assert ("average = " in to_toml(resolved)) == written
+        (tmp_path / "complete.toml").write_text(to_toml(resolved))
+        assert resolve(load_recipe(tmp_path / "complete.toml")) == resolved
+
+
+def test_tokens_in_all_are_those_of_whole_steps(write):
+    assert "390 steps of 2,048 tokens (8 rows of 256), 799K tokens in all" in budget(resolve(write()), False)
+    minutes = resolve(write(SMALL.replace('tokens = "800K"', "minutes = 3")))
+    assert "in all; the recipe gives 3 min at" in budget(minutes, True)
+
+
 def test_every_derived_value_has_its_reason_beside_it(write):
     resolved = resolve(write())
     text = to_toml(resolved)
@@ -112,9 +158,11 @@ def test_every_derived_value_has_its_reason_beside_it(write):
 
 
 def test_awkward_text_survives_the_file(write, tmp_path):
-    given = write(SMALL.replace('"small"', r'"a \"b\" \\ é \u007f"'))
+    hub = 'kind = "hub"\ndataset = "a \\"b\\" \\\\ é \\u007f"'
+    given = write(SMALL.replace('kind = "python"', hub))
     (tmp_path / "again.toml").write_text(to_toml(resolve(given)))
-    assert load_recipe(tmp_path / "again.toml").name == given.name == 'a "b" \\ é \x7f'
+    again = load_recipe(tmp_path / "again.toml")
+    assert again.data.sources[0].dataset == given.data.sources[0].dataset == 'a "b" \\ é \x7f'
 
 
 def test_a_real_tokenizer_sets_the_vocabulary(write):
@@ -205,6 +253,13 @@ def test_unknown_kind_of_source(write):
         (["students.0.size=9K"], "students.0.size = 9,000 is too small"),
         (["students.0.joins_at=0.9999"], "students.0.joins_at = 0.9999 leaves the student none"),
         (["students.0.name=teacher"], "not 'teacher'"),
+        (["students.0.name=small-control"], "or ends with '-control'"),
+        (["name=../x"], "letters, digits, - and _"),
+        (
+            ["tokenizer.vocab_size=100"],
+            "vocab_size = 100 is too small: 256 bytes and 12 special tokens need at least",
+        ),
+        (["model.hidden_size=128", "model.moe_every=9"], "moe_every = 9 is more than num_layers = 4"),
         (["students.0.context_length=64"], "is less than the teacher's 256"),
         (
             ["train.tokens_per_step=100", "train.microbatches=3"],

@@ -1,11 +1,13 @@
 """The command line: one verb, one function, one or two lines that hand over to the code that does the work.
 
 Nothing heavy is imported here; a verb imports what it needs when it is called, so that `behemoth --help` is
-instant. Exit codes: 0 done, 1 the answer is no, 2 wrong use or bad input, 130 interrupted.
+instant. Exit codes: 0 done, 1 the answer is no, 2 wrong use, bad input or a disk that refuses, 130 interrupted
+by Ctrl-C, 143 ended by SIGTERM.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -15,6 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from behemoth.base.errors import BehemothError
+
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 app = typer.Typer(
     name="behemoth",
@@ -30,6 +34,10 @@ app.add_typer(data_app, name="data", help="Look at the text a run trains on.")
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (.toml).")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, RUN:MEMBER, a checkpoint or an export.")]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value.")]
+Stage = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="Only this stage: data, pretrain, evaluate, export or report."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on stdout.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this mass.")]
@@ -40,7 +48,7 @@ Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
 def run(
     recipe: RecipePath,
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run directory; default runs/NAME.")] = None,
-    stage: Annotated[str | None, typer.Option(metavar="NAME", help="Only this stage.")] = None,
+    stage: Stage = None,
     overrides: Set = None,
     as_json: AsJson = False,
 ) -> None:
@@ -117,11 +125,12 @@ def evaluate(
 def import_(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="A Hugging Face Llama 4 directory.")],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory to make.")],
+    as_json: AsJson = False,
 ) -> None:
     """Bring open weights into a run directory."""
     from behemoth import verbs
 
-    verbs.import_model(directory, out)
+    verbs.import_model(directory, out, as_json)
 
 
 @app.command()
@@ -129,36 +138,43 @@ def export(
     model: Model,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory to make.")],
     to: Annotated[str, typer.Option(metavar="FORMAT", help="hf: safetensors for transformers.")] = "hf",
+    as_json: AsJson = False,
 ) -> None:
     """Write a model for other programs, with a receipt."""
     from behemoth import verbs
 
-    verbs.export(model, to, directory)
+    verbs.export(model, to, directory, as_json)
 
 
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    as_json: AsJson = False,
 ) -> None:
     """Write report.html again from the files of a run."""
     from behemoth.report.page import build_report
 
-    print(build_report(run))
+    page = build_report(run)
+    print(json.dumps({"run": str(run), "report": str(page)}) if as_json else page)
 
 
 @data_app.command()
 def show(
     source: Annotated[Path, typer.Argument(metavar="RUN|RECIPE", help="A run directory or a recipe.")],
     rows: Annotated[int, typer.Option(min=1, help="How many packed rows.")] = 2,
+    as_json: AsJson = False,
 ) -> None:
     """Print the first packed rows with the borders of their documents."""
     from behemoth import verbs
 
-    verbs.data_show(source, rows)
+    verbs.data_show(source, rows, as_json)
 
 
 def main(words: list[str] | None = None) -> None:
     """Run the command line; a person's mistake is told in words, without a traceback."""
+    # Threads that wait for each other spin only briefly: a tenth slower alone, three times faster in company
+    # (docs/log.md, 2026-11-22). It has to be said before torch loads its thread library.
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     as_json = "--json" in (sys.argv[1:] if words is None else words)
     try:
         code = app(words, prog_name="behemoth", standalone_mode=False)
@@ -171,12 +187,20 @@ def main(words: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        if not hasattr(
-            error, "format_message"
-        ):  # click's own errors, under whichever name typer carries them
+        if hasattr(error, "format_message"):  # click's own errors, under whichever name typer carries them
+            code = _tell(_usage(error), "UsageError", 2, as_json)
+        elif said := _refusal(error):
+            code = _tell(f"{said}; make room, or choose another directory", "OSError", 2, as_json)
+        else:
             raise
-        code = _tell(_usage(error), "UsageError", 2, as_json)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _refusal(error: Exception) -> str:
+    """What the disk said, if it was the disk that refused; libraries in Rust wrap that into errors of their own."""
+    told = f"{error.filename or 'disk'}: {error.strerror}" if isinstance(error, OSError) else str(error)
+    ours = isinstance(error, OSError) or "os error" in told
+    return told if ours and any(os.strerror(number) in told for number in REFUSALS) else ""
 
 
 def _usage(error: Any) -> str:

@@ -17,7 +17,8 @@ from behemoth.recipe import Resolved, Setting, load_recipe, resolve, settings
 
 def explain(path: Path, key: str, overrides: Iterable[str], as_json: bool) -> None:
     """Print the recipe's values, or those under `key`; without a key also what its models cost."""
-    resolved = resolve(load_recipe(path, overrides), where=str(path))
+    recipe = load_recipe(path, overrides)
+    resolved = resolve(recipe, where=str(path))
     chosen = matching(settings(resolved), key)
     costs = {} if key else {name: cost(model, resolved) for name, model in models(resolved).items()}
     if as_json:
@@ -28,6 +29,7 @@ def explain(path: Path, key: str, overrides: Iterable[str], as_json: bool) -> No
     table(str(path), ["key", "value", "reason"], rows)
     if costs:
         _print_costs(resolved, costs)
+        print(budget(resolved, in_minutes=recipe.train.minutes is not None))
 
 
 def matching(found: list[Setting], key: str) -> list[Setting]:
@@ -78,9 +80,14 @@ def _print_costs(resolved: Resolved, costs: dict[str, dict[str, float]]) -> None
     kinds = list(parts["teacher"])
     rows = [[kind, *(human_count(parts[name][kind].total) for name in parts)] for kind in kinds]
     table("Parameters by part", ["", *parts], rows)
-    train = resolved.train
-    print(
-        f"{resolved.steps:,} steps of {train.tokens_per_step:,} tokens "
-        f"({resolved.rows_per_step:,} rows of {train.context_length:,}), "
-        f"{human_count(train.tokens)} tokens in all"
+
+
+def budget(resolved: Resolved, in_minutes: bool) -> str:
+    """The run in one sentence; a budget in minutes becomes tokens by a speed that only the run knows."""
+    per_step = resolved.train.tokens_per_step
+    why = f"; the recipe gives {resolved.reasons['train.tokens']}" if in_minutes else ""
+    return (
+        f"{resolved.steps:,} steps of {per_step:,} tokens "
+        f"({resolved.rows_per_step:,} rows of {resolved.train.context_length:,}), "
+        f"{human_count(resolved.steps * per_step)} tokens in all{why}"
     )

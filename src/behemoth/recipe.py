@@ -5,17 +5,14 @@ What it leaves out is derived by `resolve`: the shape from the size, the steps f
 both. Each derived value carries one sentence that says why. The resolved recipe is written back as a complete
 recipe, and loading that again changes nothing.
 
-The rules are first guesses that are good enough to start from (Llama 4's proportions, the exponents of
-published scaling studies), not results of a search; writing a value overrides its rule. No torch here.
+The rules themselves are in `derive.py`; writing a value overrides its rule. No torch here.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field
-from math import log, log2, sqrt
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -25,17 +22,27 @@ from behemoth.base.config import apply_overrides, load_toml, problems_of, valida
 from behemoth.base.errors import InputError, RecipeError
 from behemoth.base.files import read_json
 from behemoth.base.units import human_count, human_duration, parse_count
+from behemoth.derive import (
+    MICROBATCH_TOKENS,
+    SIZE_TOLERANCE,
+    average_rule,
+    best_fit,
+    candidates,
+    context_rule,
+    microbatches_rule,
+    nearest_divisor,
+    rows_rule,
+    shape,
+    vocabulary_rule,
+)
 from behemoth.model.config import Frozen, ModelConfig, RopeScaling
 from behemoth.model.cost import count_parameters, training_flops
+from behemoth.text.vocabulary import SMALLEST_VOCABULARY, padded, too_small
 
 TOKENS_PER_PARAMETER = (
     20  # Chinchilla (Hoffmann et al. 2022): about 20 training tokens per (active) parameter
 )
-MICROBATCH_TOKENS = 16_384  # one forward's worth that fits beside a small model on any machine
 GUESSED_FLOPS = 60e9  # a laptop core or two; stands in until a run has measured its machine
-SIZE_TOLERANCE = 1.02  # a size is a round number: 4,002,944 parameters are "4M"
-# Widths of whole heads, an even number of them from 256 on; finer where models are small.
-WIDTHS = [*range(32, 256, 32), *range(256, 512, 64), *range(512, 2048, 128), *range(2048, 32_769, 256)]
 
 
 # --- the dials ----------------------------------------------------------------------------------------------
@@ -106,6 +113,12 @@ class TokenizerRecipe(Frozen):
     vocab_size: Count | None = None
     path: str | None = None
 
+    @model_validator(mode="after")
+    def _holds_every_byte(self) -> TokenizerRecipe:
+        if self.path is None and self.vocab_size is not None and self.vocab_size < SMALLEST_VOCABULARY:
+            raise ValueError(too_small(self.vocab_size))
+        return self
+
 
 class ModelRecipe(Frozen):
     """A size and a number of experts; every other field of the architecture may be given, or is derived."""
@@ -171,15 +184,25 @@ class TrainRecipe(Frozen):
 
 
 def _plain_name(name: str) -> str:
-    if not name.replace("-", "").replace("_", "").isalnum() or name in ("teacher", "control"):
-        raise ValueError("a name is letters, digits, - and _, and not 'teacher' or 'control'")
+    """A name is also a folder's, and a member's on the command line."""
+    if not name.replace("-", "").replace("_", "").isalnum():
+        raise ValueError("a name is letters, digits, - and _")
     return name
+
+
+def _student_name(name: str) -> str:
+    if name in ("teacher", "control") or name.endswith("-control"):
+        raise ValueError(
+            "the teacher and the controls have such names; choose one that is not 'teacher', "
+            "'control' or ends with '-control'"
+        )
+    return _plain_name(name)
 
 
 class StudentRecipe(ModelRecipe):
     """A smaller model that learns in the teacher's run, from the running average of the teacher's weights."""
 
-    name: Annotated[str, AfterValidator(_plain_name)] = "student"
+    name: Annotated[str, AfterValidator(_student_name)] = "student"
     joins_at: float = Field(0.5, ge=0, lt=1)  # fraction of the teacher's steps
     soft: Fraction = 0.7  # weight of the teacher's distribution; the rest is the text itself
     control: bool = True  # beside it an identical student that learns from the text alone
@@ -188,7 +211,7 @@ class StudentRecipe(ModelRecipe):
 class Recipe(Frozen):
     """What is wanted."""
 
-    name: str = Field(min_length=1)
+    name: Annotated[str, AfterValidator(_plain_name)]
     seed: int = Field(0, ge=0)
     data: DataRecipe
     tokenizer: TokenizerRecipe = TokenizerRecipe()
@@ -323,10 +346,9 @@ def _vocabulary(recipe: Recipe, actual: int | None, work: _Derivation) -> int:
             "tokenizer.vocab_size: missing, and with no model.size it does not follow; write one"
         )
         return 2048
-    size = recipe.model.size or 1
-    rounded = 2 ** max(10, min(17, round(log2(sqrt(size)))))
+    derived = vocabulary_rule(recipe.model.size or 1)
     return work.fill(
-        "tokenizer.vocab_size", given, rounded, "the power of two nearest the square root of size"
+        "tokenizer.vocab_size", given, derived, "the power of two nearest the square root of size"
     )
 
 
@@ -337,7 +359,7 @@ def _imported_vocabulary(path: Path) -> int:
         last = max([*content["model"]["vocab"].values(), *(token["id"] for token in content["added_tokens"])])
     except (KeyError, TypeError, AttributeError, ValueError):
         raise InputError(f"{path} is not a tokenizer.json with a vocabulary of its own") from None
-    return -(-(last + 1) // 64) * 64
+    return padded(last + 1)
 
 
 def derive_model(
@@ -348,14 +370,15 @@ def derive_model(
         work.problems.append(f'{where}.size: missing; write the total of parameters, for example size = "4M"')
         return None
     if spec.hidden_size is None:
-        shapes = _candidates(spec, vocab_size, context)
-        config = _best_fit(shapes, spec.size or 0)
+        size = spec.size or 0
+        shapes = candidates(size, _architecture(spec), vocab_size, context)
+        config = best_fit(shapes, size)
         if config is None:
             work.problems.append(_too_small(shapes, spec, vocab_size, where))
             return None
     else:
         try:
-            config = _shape(spec, vocab_size, context, spec.hidden_size, spec.num_layers)
+            config = shape(_architecture(spec), vocab_size, context)
         except ValidationError as error:
             work.problems += problems_of(error, ModelConfig, where)
             return None
@@ -364,33 +387,11 @@ def derive_model(
     return config
 
 
-def _candidates(spec: ModelRecipe, vocab_size: int, context: int | None) -> list[ModelConfig]:
-    """Every width, with depths from half to one and a half times the usual, up to the first too large."""
-    shapes: list[ModelConfig] = []
-    for hidden_size in WIDTHS:
-        usual = depth_rule(hidden_size)
-        depths = [n for n in range(4, round(1.5 * usual) + 1, 4) if n >= 0.5 * usual] or [4]
-        for num_layers in [spec.num_layers] if spec.num_layers else depths:
-            with suppress(ValidationError):  # explicit heads may fit some widths and not others
-                shapes.append(_shape(spec, vocab_size, context, hidden_size, num_layers))
-                if count_parameters(shapes[-1]).total > (spec.size or 0) * SIZE_TOLERANCE:
-                    break  # deeper is larger still
-    return shapes
-
-
-def depth_rule(hidden_size: int) -> float:
-    """Layers for a width: 48 at Scout's 5120, growing as width to the 0.6 (so 5 at 128 and 96 at 16384)."""
-    return 48 * (hidden_size / 5120) ** 0.6
-
-
-def _best_fit(shapes: list[ModelConfig], size: int) -> ModelConfig | None:
-    """Of the shapes that fill nine tenths of `size`, the one of usual depth; else the largest that fits."""
-    totals = [(count_parameters(shape).total, shape) for shape in shapes]
-    fitting = [(total, shape) for total, shape in totals if total <= size * SIZE_TOLERANCE]
-    full = [shape for total, shape in fitting if total >= 0.9 * size]
-    if full:
-        return min(full, key=lambda shape: abs(log(shape.num_layers / depth_rule(shape.hidden_size))))
-    return max(fitting, key=lambda pair: pair[0], default=(0, None))[1]
+def _architecture(spec: ModelRecipe) -> dict[str, Any]:
+    """The fields of the architecture that the recipe gives."""
+    names = set(ModelConfig.model_fields) & set(ModelRecipe.model_fields)
+    found = {name: getattr(spec, name) for name in names} | {"num_experts": spec.experts}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _too_small(shapes: list[ModelConfig], spec: ModelRecipe, vocab_size: int, where: str) -> str:
@@ -404,53 +405,12 @@ def _too_small(shapes: list[ModelConfig], spec: ModelRecipe, vocab_size: int, wh
     )
 
 
-def _shape(
-    spec: ModelRecipe, vocab_size: int, context: int | None, hidden_size: int, num_layers: int | None
-) -> ModelConfig:
-    """The whole configuration of one width, by Llama 4's proportions; raises pydantic's ValidationError."""
-    head_size = spec.head_size or (32 if hidden_size < 512 else 64 if hidden_size < 2048 else 128)
-    num_heads = spec.num_heads or max(1, hidden_size // head_size)
-    wide = hidden_size >= 1024
-    expert_size = spec.expert_size or (-(-8 * hidden_size // 5 // 128) * 128 if wide else 2 * hidden_size)
-    per_token = spec.experts_per_token or 1
-    row = spec.context_length or context or _context(hidden_size)
-    chunk_size = spec.chunk_size or min(8192, max(1, row // 2))
-    derived = {
-        "vocab_size": vocab_size,
-        "hidden_size": hidden_size,
-        "num_layers": num_layers or max(4, 4 * round(depth_rule(hidden_size) / 4)),
-        "num_heads": num_heads,
-        "num_kv_heads": _kv_heads(num_heads, hidden_size),
-        "head_size": head_size,
-        "expert_size": expert_size,
-        "dense_size": (1 + per_token) * expert_size,
-        "num_experts": 8 if spec.experts is None else spec.experts,
-        "chunk_size": chunk_size,
-        "temperature_floor": chunk_size,
-        "rope_theta": 10_000.0 if row <= 8192 else 500_000.0,
-        "tie_embeddings": False,
-        "context_length": row,
-    }
-    names = set(ModelConfig.model_fields) & set(ModelRecipe.model_fields)
-    given = {name: getattr(spec, name) for name in names if getattr(spec, name) is not None}
-    return ModelConfig.model_validate(derived | given)
-
-
-def _kv_heads(num_heads: int, hidden_size: int) -> int:
-    """Two query heads share a key/value head in small models, four or more in large; at most eight kept."""
-    most = max(1, num_heads // 2 if hidden_size < 512 else min(8, num_heads // 4))
-    return max(divisor for divisor in range(1, most + 1) if num_heads % divisor == 0)
-
-
-def _context(hidden_size: int) -> int:
-    return 256 if hidden_size < 256 else 1024 if hidden_size < 1024 else 2048 if hidden_size < 2048 else 8192
-
-
 def _explain_model(spec: ModelRecipe, config: ModelConfig, where: str, work: _Derivation) -> None:
     """One sentence for each value of the shape that the recipe did not give."""
     size = human_count(spec.size) if spec.size else "the size"
+    asked = f"; {size} were asked for" if spec.size else ""
     reasons = {
-        "size": "the parameters that the explicit shape adds up to",
+        "size": f"the parameters that the shape adds up to{asked}",
         "experts": "eight, small enough for one machine",
         "hidden_size": f"the width and depth whose parameters fill {size} best",
         "num_layers": "48 layers at width 5120 as Scout, as width to the 0.6, in fours",
@@ -463,14 +423,17 @@ def _explain_model(spec: ModelRecipe, config: ModelConfig, where: str, work: _De
         "moe_every": "every layer has experts, as Scout",
         "score_on": "Llama 4 scales what the expert reads",
         "nope_every": "Llama 4: every fourth layer has no positions and sees the whole row",
-        "chunk_size": "half the context, at most Llama 4's 8192",
+        "chunk_size": "a quarter of the context, at most Llama 4's 8192",
         "temperature_floor": "Llama 4: as long as a chunk",
         "rope_theta": "10,000 for rows up to 8192, 500,000 for longer ones",
         "tie_embeddings": "Llama 4's value",
         "context_length": "the rows that training uses",
     }
+    given = {name for name in ModelRecipe.model_fields if getattr(spec, name) is not None}
+    if spec.size != count_parameters(config).total:
+        given.discard("size")
     for name in ModelRecipe.model_fields:
-        if getattr(spec, name) is None and name != "rope_scaling":
+        if name not in given and name != "rope_scaling":
             work.reasons[f"{where}.{name}"] = reasons.get(name, "Llama 4's value")
 
 
@@ -524,7 +487,7 @@ def _derive_train(
 ) -> tuple[Training, int, int]:
     """Budget, batch, rates and intervals: the filled [train], its steps, and the rows of one step."""
     given = recipe.train
-    context = given.context_length or min(model.context_length, _context(model.hidden_size))
+    context = given.context_length or min(model.context_length, context_rule(model.hidden_size))
     if given.context_length is None:
         work.reasons["train.context_length"] = "short rows for narrow models: 256, 1024, 2048, 8192 by width"
     if context > model.context_length:
@@ -533,11 +496,10 @@ def _derive_train(
             f"{model.context_length:,}; lower the first or raise the second"
         )
     tokens = _budget(recipe, model, context, tokens_per_second, work)
-    rows = max(1, 2 ** max(0, round(log2(2 * sqrt(tokens) / context))))
     per_step = work.fill(
         "train.tokens_per_step",
         given.tokens_per_step,
-        rows * context,
+        rows_rule(tokens, context) * context,
         f"2 x sqrt(tokens), rounded to a power of two of rows of {context:,}",
     )
     rows, steps = per_step // context, tokens // per_step
@@ -555,13 +517,13 @@ def _derive_train(
     microbatches = work.fill(
         "train.microbatches",
         given.microbatches,
-        _microbatches(max(rows, 1), context),
+        microbatches_rule(max(rows, 1), context),
         f"as few as keep one forward within {MICROBATCH_TOKENS:,} tokens",
     )
     if max(rows, 1) % microbatches:
         work.problems.append(
             f"train.microbatches = {microbatches} does not divide the {rows} rows of a step; "
-            f"nearest: {_nearest_divisor(max(rows, 1), microbatches)}"
+            f"nearest: {nearest_divisor(max(rows, 1), microbatches)}"
         )
     return (
         _fill_train(given, model, tokens, context, per_step, microbatches, max(steps, 1), work),
@@ -588,10 +550,7 @@ def _fill_train(
     derived: dict[str, tuple[Any, str]] = {
         "learning_rate": (0.01, "Muon's updates have one size at every width") if muon else adam_rate,
         "adam_learning_rate": adam_rate,
-        "average": (
-            round(max(0.9, min(0.9995, 1 - 12 / steps)), 4),
-            "a memory of about one twelfth of the steps",
-        ),
+        "average": (average_rule(steps), "a memory of about one twelfth of the steps"),
         "evaluate_every": (max(1, steps // 8), "eight times in the run"),
         "sample_every": (max(1, steps // 4), "four times in the run"),
         "save_every": (max(1, steps // 4), "four times in the run"),
@@ -620,22 +579,10 @@ def _budget(
     return max(1, int(given.minutes * 60 * speed))
 
 
-def _microbatches(rows: int, context: int) -> int:
-    """The smallest divisor of `rows` that keeps one forward within MICROBATCH_TOKENS (or at one row)."""
-    most = max(1, MICROBATCH_TOKENS // context)
-    return next(
-        n for n in range(max(1, rows // most), rows + 1) if rows % n == 0 and (rows // n <= most or n == rows)
-    )
-
-
-def _nearest_divisor(rows: int, wanted: int) -> int:
-    return min((n for n in range(1, rows + 1) if rows % n == 0), key=lambda n: abs(n - wanted))
-
-
 def _filled(spec: AnyModel, config: ModelConfig) -> AnyModel:
-    """The same dials with every field of the architecture written out."""
+    """The same dials with every field of the architecture written out; `size` becomes what the shape has."""
     values = {name: getattr(config, name) for name in ModelRecipe.model_fields if hasattr(config, name)}
-    size = spec.size or count_parameters(config).total
+    size = count_parameters(config).total
     return spec.model_copy(update=values | {"size": size, "experts": config.num_experts})
 
 
@@ -674,7 +621,7 @@ class Setting:
 
 def settings(resolved: Resolved) -> list[Setting]:
     """Every value of the complete recipe in the order of the file."""
-    tables = _tables(resolved.recipe)
+    tables = _tables(resolved)
     return [setting for _, prefix, table in tables for setting in _settings(prefix, table, resolved.reasons)]
 
 
@@ -683,7 +630,7 @@ def to_toml(resolved: Resolved) -> str:
     lines = [
         "# Complete: a value that was derived is followed by the reason, and may be changed like any other."
     ]
-    for header, prefix, table in _tables(resolved.recipe):
+    for header, prefix, table in _tables(resolved):
         lines += ["", header] if header else [""]
         for setting in _settings(prefix, table, resolved.reasons):
             reason = f"  # derived: {setting.reason}" if setting.derived else ""
@@ -691,8 +638,11 @@ def to_toml(resolved: Resolved) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tables(recipe: Recipe) -> list[tuple[str, str, Frozen]]:
+def _tables(resolved: Resolved) -> list[tuple[str, str, Frozen]]:
     """The tables of the file: header, prefix of its keys, content."""
+    recipe, train = resolved.recipe, resolved.recipe.train
+    if not recipe.students and "train.average" in resolved.reasons:
+        train = train.model_copy(update={"average": None})  # it is for students to learn from
     sources = [
         ("[[data.sources]]", f"data.sources.{i}.", source) for i, source in enumerate(recipe.data.sources)
     ]
@@ -703,7 +653,7 @@ def _tables(recipe: Recipe) -> list[tuple[str, str, Frozen]]:
         *sources,
         ("[tokenizer]", "tokenizer.", recipe.tokenizer),
         ("[model]", "model.", recipe.model),
-        ("[train]", "train.", recipe.train),
+        ("[train]", "train.", train),
         *students,
     ]
 

@@ -1,21 +1,25 @@
 """The life cycle of a recipe: data, pretrain, evaluate, export, report.
 
 Stages meet in files: each reads and writes the run directory, so that a finished one is not run again, an
-interrupted one goes on, and any can be rerun alone. The recipe is frozen when the run begins, with every derived
-value; what it says then is what the run does, however often it is interrupted.
+interrupted one goes on, and those after training can be done again alone. The recipe is frozen when the run
+begins, with every derived value; what it says then is what the run does, however often it is interrupted.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import chain, islice
 from pathlib import Path
@@ -30,6 +34,8 @@ from behemoth.base.files import read_json, remove_tree, write_atomic, write_json
 from behemoth.base.logs import say, table
 from behemoth.base.units import human_count
 from behemoth.data.corpus import Corpus, HeldOut
+from behemoth.data.packing import Stream
+from behemoth.data.shards import ShardReader
 from behemoth.evals import baselines, experts, perplexity, results
 from behemoth.export.hf import export_all
 from behemoth.inference.engine import Engine
@@ -39,17 +45,14 @@ from behemoth.report.page import build_report
 from behemoth.text.tokenizer import Tokenizer
 from behemoth.train import resume
 from behemoth.train.checkpoint import Checkpoints
-from behemoth.train.interrupt import Interrupt
+from behemoth.train.interrupt import Interrupt, leaving
 from behemoth.train.loop import Member, train, update
 from behemoth.train.machine import choose_precision, device, dtype_of, keep_freed_memory, matmul_flops
 from behemoth.train.monitor import Monitor
 
 HELD_OUT_TOKENS = 16_384  # of the held-out text, for the curve drawn during training
-SAMPLE_TOKENS = 48
-BASELINE_TOKENS = (
-    20_000_000  # the most that an n-gram is fitted on; counting more takes minutes and gigabytes
-)
-EXAMINED_TOKENS = 4096  # of one held-out document: a single long one must not decide the result
+PROMPT_TOKENS, SAMPLE_TOKENS = 16, 48
+BASELINE_TOKENS = 20_000_000  # the most that an n-gram is fitted on; more takes minutes and gigabytes
 MAPPED_DOCUMENTS = 60  # held-out documents whose tokens are followed to their experts
 
 
@@ -84,9 +87,10 @@ def run(recipe_path: Path, out: Path | None, only: str | None, overrides: list[s
         raise InputError(f"--stage {only}: no such stage; the stages are {', '.join(STAGES)}")
     keep_freed_memory()
     job = begin(recipe_path, out, overrides)
-    for name, stage in STAGES.items():
-        if only is None or name == only:
-            do(job, name, stage, again=name == only)
+    with leaving(f"go on with:\n  {command()}"):
+        for name, stage in STAGES.items():
+            if only is None or name == only:
+                do(job, name, stage, asked=name == only)
     finish(job, as_json)
 
 
@@ -97,7 +101,7 @@ def begin(recipe_path: Path, out: Path | None, overrides: list[str]) -> Run:
     directory = out or Path("runs") / recipe.name
     intent, record = recipe.model_dump(mode="json"), directory / "record.json"
     if record.exists():
-        refuse_another(read_json(record)["intent"], intent, directory)
+        refuse_another(read_json(record).get("intent"), intent, directory)
     else:
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -112,6 +116,10 @@ def begin(recipe_path: Path, out: Path | None, overrides: list[str]) -> Run:
 
 
 def refuse_another(before: Any, now: Any, directory: Path) -> None:
+    if before is None:
+        raise InputError(
+            f"{directory} was not begun by a recipe (it holds an imported model); choose another --out"
+        )
     differing = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
     if differing:
         raise InputError(
@@ -137,7 +145,10 @@ def surroundings() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The source's commit, with "-dirty" when it has been changed since; "" outside a checkout."""
+    """The source's commit, with "-dirty" when it has been changed since; "" outside the project's own checkout."""
+    project = Path(__file__).parents[2] / "pyproject.toml"
+    if not project.exists() or 'name = "behemoth-lab"' not in project.read_text(encoding="utf-8"):
+        return ""  # installed: a checkout around it is somebody else's
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
@@ -156,17 +167,36 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def do(job: Run, name: str, stage: Callable[[Run], None], again: bool) -> None:
-    """Run one stage unless it is finished, and note how long it took."""
-    path = job.directory / "stages.json"
-    done = read_json(path) if path.exists() else {}
-    if name in done and not again:
+def do(job: Run, name: str, stage: Callable[[Run], None], asked: bool) -> None:
+    """Run one stage unless it is finished, and note how long it took; a finished one only if `asked` and repeatable.
+
+    The seconds of an interrupted stage add up over its sessions, but for one that is killed outright. Those of a
+    stage that is done once more replace the old ones.
+    """
+    before = read_stages(job).get(name, {"seconds": 0.0, "finished": None})
+    if before["finished"] and (not asked or name in ONCE):
+        if asked:
+            say(f"{name} is finished and stays as it is; another --out begins a run of its own")
         return
     say(f"-- {name}")
-    began = time.monotonic()
-    stage(job)
-    seconds = round(time.monotonic() - began, 2)
-    write_json(path, done | {name: {"seconds": seconds, "finished": now()}})
+    spent, began = 0.0 if before["finished"] else before["seconds"], time.monotonic()
+    try:
+        stage(job)
+    except BaseException:
+        with suppress(OSError):  # a full disk may be what ended the stage
+            note_time(job, name, spent + time.monotonic() - began, None)
+        raise
+    note_time(job, name, spent + time.monotonic() - began, now())
+
+
+def read_stages(job: Run) -> dict[str, Any]:
+    path = job.directory / "stages.json"
+    return read_json(path) if path.exists() else {}
+
+
+def note_time(job: Run, name: str, seconds: float, finished: str | None) -> None:
+    facts = {"seconds": round(seconds, 2), "finished": finished}
+    write_json(job.directory / "stages.json", read_stages(job) | {name: facts})
 
 
 # ------------------------------------------------------------------------------------------------------------ data
@@ -236,25 +266,24 @@ def pretrain(job: Run) -> None:
         say(f"going on from step {start} of {plan.steps}")
     describe_epochs(source, plan.steps)
     peak = matmul_flops(dtype_of(settings.precision), device())
-    monitor = Monitor(
-        job.directory / "pretrain", members, plan.steps, start, build.step_flops(resolved, members), peak
-    )
     probe = perplexity.fixed_subset(
         corpus.held_out(), tokenizer.byte_lengths, settings.context_length, HELD_OUT_TOKENS
     )
-    prompts = sample_prompts(probe, tokenizer)
+    prompts = sample_prompts(probe, tokenizer, min(PROMPT_TOKENS, settings.context_length // 2))
+    flops = build.step_flops(resolved, members)
+    monitor = Monitor(job.directory / "pretrain", members, plan.steps, start, flops, peak)
 
-    with Interrupt() as interrupt:
+    with closing(monitor), Interrupt() as interrupt:
         for step in train(members, source, plan, start):
             monitor.step(step)
-            learning = [member for member in members if member.name in step.updates]
             last = step.step == plan.steps
-            if last or step.step % settings.evaluate_every == 0:
-                for member in learning:
+            for member in members:
+                if member.name not in step.updates:
+                    continue
+                if (last or step.step % settings.evaluate_every == 0) and not interrupt.requested:
                     bits = perplexity.held_out_bits(member.model, probe, settings.context_length)
-                    monitor.held_out(step.step, member.name, bits.estimate)
-            if last or step.step % settings.sample_every == 0:
-                for member in learning:
+                    monitor.held_out(step.step, member.name, bits)
+                if (last or step.step % settings.sample_every == 0) and not interrupt.requested:
                     for prompt, text in sample(member, tokenizer, prompts):
                         monitor.sample(step.step, member.name, prompt, text)
             if last or interrupt.requested or step.step % settings.save_every == 0:
@@ -263,16 +292,14 @@ def pretrain(job: Run) -> None:
                     raise AnswerIsNo(
                         f"step {step.step} could not be saved; make room and run the same command"
                     )
-            if interrupt.requested and not last:
-                say(f"saved at step {step.step}; go on with:\n  {command()}")
-                sys.exit(interrupt.exit_code)
+                if interrupt.requested and saved is not None:
+                    say(f"saved at step {step.step}")
+                    sys.exit(interrupt.exit_code)
 
 
-def sample_prompts(
-    probe: list[HeldOut], tokenizer: Tokenizer, count: int = 2, tokens: int = 16
-) -> list[list[int]]:
-    """Nothing at all, and the beginnings of held-out documents."""
-    return [[tokenizer.bos_id]] + [[int(i) for i in document.tokens[:tokens]] for document in probe[:count]]
+def sample_prompts(probe: list[HeldOut], tokenizer: Tokenizer, tokens: int) -> list[list[int]]:
+    """Nothing at all, and the beginnings of two held-out documents."""
+    return [[tokenizer.bos_id]] + [[int(i) for i in document.tokens[:tokens]] for document in probe[:2]]
 
 
 def sample(member: Member, tokenizer: Tokenizer, prompts: list[list[int]]) -> list[tuple[str, str]]:
@@ -293,7 +320,7 @@ def describe_epochs(source: Any, steps: int) -> None:
 
 def command() -> str:
     """What was typed, so that it can be typed again."""
-    return " ".join(["behemoth", *sys.argv[1:]])
+    return shlex.join(["behemoth", *sys.argv[1:]])
 
 
 # -------------------------------------------------------------------------------------------------------- evaluate
@@ -302,13 +329,16 @@ def command() -> str:
 def evaluate(job: Run) -> None:
     """Held-out bits per byte of every member beside baselines, document by document; and who the experts are."""
     resolved, corpus, tokenizer = job.settled, job.corpus(), job.tokenizer()
-    context, documents = resolved.train.context_length, examined(corpus, tokenizer)
+    context = resolved.train.context_length
+    documents = perplexity.beginnings(corpus.held_out(), tokenizer.byte_lengths, results.EXAMINED_TOKENS)
     entries, maps, names = [], {}, [member.name for member in build.members(resolved)]
     for name in names:
-        model = open_model(f"{job.directory}:{name}", device=device()).model
+        opened = open_model(f"{job.directory}:{name}", device=device())
+        model = opened.model
         model.compute_dtype = dtype_of(resolved.train.precision)
         nats = perplexity.score_documents(model, documents, context)
-        entries.append(results.Entry(results.scores(name, documents, nats), "model"))
+        scores = results.scores(name, documents, nats)
+        entries.append(results.Entry(scores, "model", step=opened.step, sha256=opened.sha256))
         maps[name] = experts.expert_map(model, documents[:MAPPED_DOCUMENTS], tokenizer.decode, context)
 
     fitted = fit_baselines(job, corpus, tokenizer)
@@ -328,36 +358,47 @@ def evaluate(job: Run) -> None:
     )
 
 
-def examined(corpus: Corpus, tokenizer: Tokenizer) -> list[HeldOut]:
-    """The held-out documents as they are scored: at most their first few thousand tokens."""
-    return perplexity.beginnings(corpus.held_out(), tokenizer.byte_lengths, EXAMINED_TOKENS)
-
-
 def fit_baselines(job: Run, corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[str, Any, Any, str]]:
     """N-grams fitted on exactly the tokens that a member saw, and for orientation on the whole corpus."""
     resolved, table = job.settled, baselines.token_bytes(tokenizer)
     context, rows, seed = resolved.train.context_length, resolved.rows_per_step, resolved.recipe.seed
+    most = max(1, BASELINE_TOKENS // context)  # rows
 
-    def seen(first_step: int, steps: int) -> Iterator[np.ndarray]:
-        every = corpus.stream(
-            context, rows, seed, min(first_step + steps, first_step + BASELINE_TOKENS // (rows * context))
-        )
-        return chain.from_iterable(islice(every, first_step * rows, None))
+    def seen(first_step: int, steps: int) -> Iterator[list[np.ndarray]]:
+        begin, end = first_step * rows, (first_step + steps) * rows
+        return islice(corpus.stream(context, rows, seed, first_step + steps), begin, min(end, begin + most))
 
-    def pair(
-        first_step: int, steps: int, label: str, kind: str, note: str
-    ) -> Iterator[tuple[str, Any, Any, str]]:
-        trigram = baselines.TokenNgram.fit(seen(first_step, steps), tokenizer.vocab_size, order=3)
-        yield f"token 3-gram{label}", trigram, kind, note
-        fivegram = baselines.ByteNgram.fit(seen(first_step, steps), table, order=5)
-        yield f"byte 5-gram{label}", fivegram, kind, note
+    def fit(read: Callable[[], Iterator[list[np.ndarray]]], label: str) -> Iterator[tuple[str, Any]]:
+        trigram = baselines.TokenNgram.fit(chain.from_iterable(read()), tokenizer.vocab_size, order=3)
+        yield f"token 3-gram{label}", trigram
+        yield f"byte 5-gram{label}", baselines.ByteNgram.fit(chain.from_iterable(read()), table, order=5)
 
-    yield from pair(0, resolved.steps, "", "baseline", "fitted on the tokens the teacher saw")
-    for student in resolved.students:
-        label, note = f" ({student.name}'s tokens)", f"fitted on the tokens {student.name} saw"
-        yield from pair(student.first_step, student.steps, label, "baseline", note)
-    epoch = -(-corpus.batches(context, rows, seed).num_rows // rows)
-    yield from pair(0, epoch, " (whole corpus)", "reference", "fitted on all the training text")
+    members = [(build.TEACHER, 0, resolved.steps, "")] + [
+        (student.name, student.first_step, student.steps, f" ({student.name}'s tokens)")
+        for student in resolved.students
+    ]
+    for name, first_step, steps, label in members:
+        part = f"the first {human_count(most * context)} of " if steps * rows > most else ""
+        for title, model in fit(partial(seen, first_step, steps), label):
+            yield title, model, "baseline", f"fitted on {part}the tokens {said(name)} saw"
+    share = min(1.0, most / corpus.batches(context, rows, seed).num_rows)
+    part = (
+        f"{share:.1%} of the training text, of every source alike" if share < 1 else "all the training text"
+    )
+    for title, model in fit(partial(every_row, corpus, context, share), " (whole corpus)"):
+        yield title, model, "reference", f"fitted on {part}"
+
+
+def every_row(corpus: Corpus, context: int, share: float = 1.0) -> Iterator[list[np.ndarray]]:
+    """The rows of each source, once each, by document; of a corpus too large to count, as much of every source."""
+    for source in corpus.sources:
+        shards = ShardReader(corpus.directory / source.name / "train", corpus.vocab_size)
+        stream = Stream(shards, context, key=0)
+        yield from (stream.row(number).pieces() for number in range(math.ceil(stream.num_rows * share)))
+
+
+def said(name: str) -> str:
+    return "the teacher" if name == build.TEACHER else name
 
 
 def pairs(names: list[str], resolved: Resolved) -> list[tuple[str, str]]:
@@ -377,9 +418,15 @@ def export(job: Run) -> None:
     """The teacher and the students as Hugging Face directories, each with the receipt that transformers agrees."""
     resolved = job.settled
     names = [build.TEACHER, *(student.name for student in resolved.students)]
-    remove_tree(job.directory / "export")
     opened = [open_model(f"{job.directory}:{name}") for name in names]
-    export_all([(model, job.directory / "export" / model.name) for model in opened])
+    final, fresh, old = (job.directory / name for name in ("export", "export.new", "export.old"))
+    remove_tree(fresh)
+    export_all([(model, fresh / model.name) for model in opened])
+    remove_tree(old)  # what is there stays until every receipt is
+    if final.exists():
+        final.rename(old)
+    fresh.rename(final)
+    remove_tree(old)
 
 
 def report(job: Run) -> None:
@@ -395,37 +442,41 @@ STAGES: dict[str, Callable[[Run], None]] = {
 }
 
 
+ONCE = ("data", "pretrain")  # to do one of these again would make another run
+
+
 def finish(job: Run, as_json: bool) -> None:
     """What came out: the measured table, the time it took, where to look, what to type next."""
-    done = read_json(job.directory / "stages.json")
+    done, page = read_stages(job), job.directory / "report.html"
     path = job.directory / "evals" / "results.json"
     found = read_json(path) if path.exists() else {"models": [], "comparisons": []}
-    page = job.directory / "report.html"
     if as_json:
         print(json.dumps({"run": str(job.directory), "stages": done, "results": found, "report": str(page)}))
         return
     if found["models"]:
-        table(
-            "held-out bits per byte (lower is better)",
-            ["model", "bits per byte", "95% interval", ""],
-            [
-                [row["name"], f"{row['bits_per_byte']:.3f}", interval(row), row["note"]]
-                for row in found["models"]
-            ],
-        )
-        print("\n".join(comparison["sentence"] for comparison in found["comparisons"]) + "\n")
-    table(
-        "time by stage",
-        ["stage", "seconds"],
-        [[name, f"{facts['seconds']:.1f}"] for name, facts in done.items()]
-        + [["together", f"{sum(facts['seconds'] for facts in done.values()):.1f}"]],
-    )
+        results.show(found)
+    show_time(done)
     if page.exists():
-        print(f'report: {page}\n\nnext:\n  behemoth generate {job.directory} "def main("')
-        print(
-            f"  behemoth chat {job.directory}\n  behemoth eval {job.directory} --against {job.directory}:student"
-        )
+        print(f"report: {page}")
+    if done.get("pretrain", {}).get("finished"):
+        print("\n".join(["\nnext:", *(f"  {shlex.join(line)}" for line in next_commands(job))]))
 
 
-def interval(row: dict[str, Any]) -> str:
-    return "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
+def show_time(done: dict[str, Any]) -> None:
+    """What each stage took, and its share of the whole."""
+    together = sum(facts["seconds"] for facts in done.values())
+    rows = [
+        [
+            name if facts["finished"] else f"{name} (not finished)",
+            f"{facts['seconds']:.1f}",
+            f"{facts['seconds'] / (together or 1):.0%}",
+        ]
+        for name, facts in done.items()
+    ]
+    table("time by stage", ["stage", "seconds", "share"], [*rows, ["together", f"{together:.1f}", "100%"]])
+
+
+def next_commands(job: Run) -> list[list[str]]:
+    run = str(job.directory)
+    compare = [["behemoth", "eval", run, "--against", f"{run}:{s.name}"] for s in job.settled.students[:1]]
+    return [["behemoth", "generate", run], ["behemoth", "chat", run], *compare]

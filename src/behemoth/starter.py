@@ -15,10 +15,9 @@ from pathlib import Path
 from behemoth.base.errors import InputError
 from behemoth.base.files import write_atomic
 from behemoth.base.units import human_bytes, human_count
-from behemoth.data.sources import READABLE, TEXT_SUFFIXES
+from behemoth.data.sources import READABLE, files_under, kind_of
 from behemoth.recipe import load_recipe, resolve
 
-KINDS = {*TEXT_SUFFIXES, ".jsonl", ".parquet"}
 EXPANSION = {".gz": 3.0, ".zst": 3.5, ".parquet": 2.5}  # bytes of text per byte on disk, roughly
 BYTES_PER_TOKEN = 2.6  # with a vocabulary of about two thousand
 MOST_READINGS = 4
@@ -53,16 +52,13 @@ def look_at(directory: Path) -> Folder:
     """Count the files of `directory` by kind; InputError if none of them can be read as text."""
     kinds: Counter[str] = Counter()
     ignored, text_bytes = 0, 0.0
-    for path in [directory] if directory.is_file() else sorted(directory.rglob("*")):
-        if not path.is_file():
-            continue
-        packed = path.suffix if path.suffix in (".gz", ".zst") else ""
-        kind = Path(path.name.removesuffix(packed)).suffix.lower()
-        if kind not in KINDS:
+    for path in files_under(directory):
+        kind, packing = kind_of(path)
+        if kind is None:
             ignored += 1
             continue
-        kinds[kind + packed] += 1
-        text_bytes += path.stat().st_size * EXPANSION.get(packed or kind, 1.0)
+        kinds["".join(path.suffixes[-2 if packing else -1 :]).lower()] += 1
+        text_bytes += path.stat().st_size * EXPANSION.get(packing or path.suffix.lower(), 1.0)
     if not kinds:
         raise InputError(
             f"{directory} holds no text that can be read ({ignored} other files); wanted are {READABLE}"
@@ -112,7 +108,7 @@ def _sizes(text_bytes: int) -> tuple[str, str, int]:
         return "1M", "300K", 512
     if text_bytes < 3_000_000:
         return "2.5M", "700K", 1024
-    return ("4M", "1.1M", 2048) if text_bytes < 50_000_000 else ("5M", "1.3M", 4096)
+    return ("4.3M", "1.2M", 2048) if text_bytes < 50_000_000 else ("4.8M", "1.5M", 4096)
 
 
 def _round(number: float) -> int:

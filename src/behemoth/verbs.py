@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shlex
 import tempfile
 from pathlib import Path
 
 from behemoth import build
 from behemoth.base.errors import InputError
+from behemoth.base.files import verify_manifest
 from behemoth.base.logs import say, table
 from behemoth.data.corpus import Corpus
 from behemoth.data.show import render
@@ -18,9 +20,10 @@ from behemoth.inference.engine import Engine
 from behemoth.inference.talk import chat_loop, complete
 from behemoth.model.open import Opened, open_model
 from behemoth.recipe import load_recipe, resolve
-from behemoth.stages import examined
 from behemoth.text.tokenizer import Tokenizer
-from behemoth.train.machine import device, keep_freed_memory
+from behemoth.train.machine import device, dtype_of, keep_freed_memory
+
+SPLITS = ("train", "held_out")  # the directories of a source's shards
 
 
 def generate(
@@ -76,47 +79,75 @@ def write(text: str) -> None:
 
 
 def evaluate(models: list[str], against: str | None, out: Path | None, as_json: bool) -> None:
-    """Held-out bits per byte of each model on the held-out text of the first one's run; paired with `against`."""
+    """Held-out bits per byte on the held-out text of the first model's run, beside what that run measured.
+
+    Every model reads rows of one length, in the precision of that run. `against`: compared pair by pair.
+    """
     keep_freed_memory()
-    specs = [*models, *([against] if against and against not in models else [])]
-    corpus_directory = data_of(models[0])
-    corpus = Corpus.open(corpus_directory)
-    documents, scored = examined(corpus, Tokenizer.load(corpus_directory.parent / "tokenizer")), {}
-    for spec in specs:
-        opened = open_model(spec, device=device())
-        check_tokenizer(opened, corpus, spec)
-        context = opened.model.config.context_length
-        say(f"{spec}: {len(documents)} held-out documents of {corpus_directory}")
-        scored[spec] = results.scores(
-            spec, documents, perplexity.score_documents(opened.model, documents, context)
+    specs = list(dict.fromkeys([*models, *([against] if against else [])]))
+    home = run_of(models[0])
+    if home is None:
+        raise InputError(
+            f"{models[0]}: no held-out text; name a model inside its run directory first (it has data/ and tokenizer/)"
         )
-    entries = [results.Entry(found, "model") for found in scored.values()]
+    corpus, tokenizer = Corpus.open(home / "data"), Tokenizer.load(home / "tokenizer")
+    notes = {spec: check_text(spec, models[0], corpus) for spec in specs}
+    opened = {spec: open_model(spec, device=device()) for spec in specs}
+    for spec in specs:
+        check_tokenizer(opened[spec], corpus, spec)
+    training = resolve(load_recipe(home / "recipe.toml"), where=str(home / "recipe.toml")).train
+    context = min([training.context_length, *(one.model.config.context_length for one in opened.values())])
+    documents = perplexity.beginnings(corpus.held_out(), tokenizer.byte_lengths, results.EXAMINED_TOKENS)
+
+    entries = []
+    for spec, one in opened.items():
+        say(f"{spec}: {len(documents)} held-out documents of {home}, rows of {context}, {training.precision}")
+        one.model.compute_dtype = dtype_of(training.precision)
+        scores = results.scores(spec, documents, perplexity.score_documents(one.model, documents, context))
+        entries.append(results.Entry(scores, "model", notes[spec], one.step, one.sha256))
     pairs = [(model, against) for model in models if against and model != against]
+    known = results.read_baselines(home / "evals", entries[0].scores)
     with tempfile.TemporaryDirectory() as nowhere:
         directory = out or Path(nowhere)
         for entry in entries:
             results.write_scores(directory, entry.scores, documents)
-        found = results.write_results(directory, entries, pairs=pairs)
+        found = results.write_results(directory, [*entries, *known], pairs=pairs)
     if as_json:
         print(json.dumps(found))
-        return
-    rows = [
-        [row["name"], f"{row['bits_per_byte']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}"]
-        for row in found["models"]
-    ]
-    table("held-out bits per byte (lower is better)", ["model", "bits per byte", "95% interval"], rows)
-    print("\n".join(comparison["sentence"] for comparison in found["comparisons"]))
+    else:
+        results.show(found)
 
 
-def data_of(model: str) -> Path:
-    """The prepared text of the run that a model lies in."""
+def run_of(model: str) -> Path | None:
+    """The run directory with prepared text that a model lies in, if any."""
     path = Path(model.rpartition(":")[0] if not Path(model).exists() and ":" in model else model)
-    for directory in (path, *path.parents):
+    for directory in (path, *path.absolute().parents):
         if (directory / "data").is_dir() and (directory / "tokenizer").is_dir():
-            return directory / "data"
-    raise InputError(
-        f"{model}: no held-out text; name a model inside its run directory first (it has data/ and tokenizer/)"
-    )
+            return directory
+    return None
+
+
+def check_text(spec: str, first: str, corpus: Corpus) -> str:
+    """Refuse a model trained on another text, which may hold documents of this held-out one; a note if unknown."""
+    run = run_of(spec)
+    if run is None:
+        return "its training text is unknown, and may hold these documents"
+    if run / "data" != corpus.directory and not same_text(run / "data", corpus.directory):
+        raise InputError(
+            f"{spec} was trained on {run / 'data'}, {first} on {corpus.directory}, and these differ: what one holds "
+            "out, the other may have learned. Compare models of one prepared text"
+        )
+    return ""
+
+
+def same_text(one: Path, other: Path) -> bool:
+    """Whether two corpora hold the same tokens, in training and held out alike."""
+    return shard_hashes(one) == shard_hashes(other)
+
+
+def shard_hashes(data: Path) -> dict[str, str]:
+    files = verify_manifest(data)["files"]
+    return {name: facts["sha256"] for name, facts in files.items() if Path(name).parent.name in SPLITS}
 
 
 def check_tokenizer(opened: Opened, corpus: Corpus, spec: str) -> None:
@@ -128,16 +159,22 @@ def check_tokenizer(opened: Opened, corpus: Corpus, spec: str) -> None:
         )
 
 
-def import_model(directory: Path, out: Path) -> None:
+def import_model(directory: Path, out: Path, as_json: bool) -> None:
     receipt = import_hf(directory, out)
+    if as_json:
+        print(json.dumps({"run": str(out), "receipt": receipt}))
+        return
     say(f"{directory} is now {out}: {len(receipt['checks'])} checks agree with transformers")
-    print(f'next:\n  behemoth generate {out} "Once"')
+    print(f"next:\n  {shlex.join(['behemoth', 'generate', str(out)])}")
 
 
-def export(model: str, to: str, directory: Path) -> None:
+def export(model: str, to: str, directory: Path, as_json: bool) -> None:
     if to != "hf":
         raise InputError(f"--to {to}: no such format; this version writes hf (safetensors for transformers)")
     receipt = export_hf(open_model(model), directory)
+    if as_json:
+        print(json.dumps({"directory": str(directory), "receipt": receipt}))
+        return
     rows = [
         [check["name"], check["value"], check["limit"], "ok" if check["ok"] else "NO"]
         for check in receipt["checks"]
@@ -145,26 +182,15 @@ def export(model: str, to: str, directory: Path) -> None:
     table(f"receipt of {directory}", ["check", "value", "limit", ""], rows)
 
 
-def data_show(source: Path, rows: int) -> None:
+def data_show(source: Path, rows: int, as_json: bool) -> None:
     """The first packed rows of a run, or of a recipe whose text is prepared aside for the purpose."""
-    if source.is_dir():
-        settled = source / "recipe.toml"
-        resolved = resolve(load_recipe(settled), where=str(settled))
-        show(
-            source / "data",
-            source / "tokenizer",
-            resolved.train.context_length,
-            rows,
-            resolved.recipe.seed,
-        )
-        return
-    recipe = load_recipe(source)
-    resolved = resolve(recipe, where=str(source))
+    settled = source / "recipe.toml" if source.is_dir() else source
+    recipe = load_recipe(settled)
+    context = resolve(recipe, where=str(settled)).train.context_length
     with tempfile.TemporaryDirectory() as aside:
-        build.prepare_data(recipe, Path(aside))
-        context = resolved.train.context_length
-        show(Path(aside) / "data", Path(aside) / "tokenizer", context, rows, recipe.seed)
-
-
-def show(data: Path, tokenizer: Path, context: int, rows: int, seed: int) -> None:
-    print(render(Corpus.open(data), Tokenizer.load(tokenizer), context, rows, seed))
+        run = source if source.is_dir() else Path(aside)
+        if run is not source:
+            build.prepare_data(recipe, run)
+        corpus, tokenizer = Corpus.open(run / "data"), Tokenizer.load(run / "tokenizer")
+        text = render(corpus, tokenizer, context, rows, recipe.seed)
+    print(json.dumps({"source": str(source), "rows": rows, "text": text}) if as_json else text)

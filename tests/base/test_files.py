@@ -1,5 +1,6 @@
 import json
 import os
+import resource
 
 import pytest
 
@@ -71,8 +72,9 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="No space") as caught:
         write_atomic(path, "new")
+    assert caught.value.filename == str(path)
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -95,11 +97,28 @@ def test_json_both_ways(tmp_path):
         read_json(tmp_path / "c.json")
 
 
-def test_a_torn_last_line_is_left_out(tmp_path):
+@pytest.mark.parametrize(
+    "rest", [b'{"step": 3', '{"text": "é'.encode()[:-1], b"\0" * 9, b"\0\0\n", b"{}}\n", b"3\n"], ids=repr
+)
+def test_lines_count_up_to_the_first_that_is_not_whole(tmp_path, rest):
     path = tmp_path / "metrics.jsonl"
     append_jsonl(path, {"step": 1})
     append_jsonl(path, {"step": 2})
-    with open(path, "a") as file:
-        file.write('{"step": 3')
+    with open(path, "ab") as file:
+        file.write(rest)
     assert list(read_jsonl(path)) == [{"step": 1}, {"step": 2}]
     assert list(read_jsonl(tmp_path / "absent.jsonl")) == []
+
+
+def test_a_line_is_added_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    append_jsonl(path, {"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)  # Python ignores SIGXFSZ, so a write ends in EFBIG
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+        with pytest.raises(OSError, match=r"metrics\.jsonl"):
+            append_jsonl(path, {"step": 2, "more": "than fits"})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    append_jsonl(path, {"step": 3})
+    assert list(read_jsonl(path)) == [{"step": 1}, {"step": 3}]

@@ -5,19 +5,23 @@ no copy is a near-duplicate of another. The size is 500 MB, or what BEHEMOTH_ING
 """
 
 import gzip
+import itertools
 import json
 import os
 import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from behemoth.base.files import read_json
+from behemoth.data.sources import FilesSource, Tally, read
 
 LIMIT_BYTES = 1_000_000_000
+FILE_BYTES = 8_000_000
 PREPARE = """
 import json, resource, sys
 from pathlib import Path
@@ -31,26 +35,32 @@ print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 """
 
 
-def write_text(folder: Path, data: Path, size: int) -> int:
-    """Files of about 8 MB in turn as .txt (one long text) and .jsonl.gz until there are `size` bytes of text."""
-    folder.mkdir()
-    written, copy = 0, 0
-    while written < size:
+def text_in(data: Path) -> Path:
+    """The `pretrain/` subfolder where there is one, else the folder itself."""
+    return data / "pretrain" if (data / "pretrain").is_dir() else data
+
+
+def copies(source: FilesSource) -> Iterator[str]:
+    """The documents again and again, each time with their words in another order."""
+    for copy in itertools.count():
         rng = random.Random(copy)
-        for path in sorted((data / "pretrain").glob("*.jsonl.gz")):
-            texts = []
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                for line in file:
-                    record = json.loads(line)
-                    texts.append(shuffled(record["text"], rng))
-                    written += len(texts[-1].encode())
-                    if written >= size:
-                        break
-            write_file(folder / f"{copy:03d}-{path.name.split('.')[0]}", texts, as_lines=copy % 2 == 0)
-            if written >= size:
-                break
-        copy += 1
-    return written
+        for document in read(source, Tally(), lambda _: None):
+            yield shuffled(document.text, rng)
+
+
+def write_text(folder: Path, data: Path, size: int) -> int:
+    """Files of 8 MB in turn as .jsonl.gz and .txt (one long text) until there are `size` bytes of text."""
+    folder.mkdir()
+    texts, held, written = [], 0, 0
+    for text in copies(FilesSource(text_in(data))):
+        texts.append(text)
+        held += len(text.encode())
+        if held >= min(FILE_BYTES, size - written):
+            number = written // FILE_BYTES
+            write_file(folder / f"{number:03d}", texts, as_lines=number % 2 == 0)
+            texts, held, written = [], 0, written + held
+        if written >= size:
+            return written
 
 
 def shuffled(text: str, rng: random.Random) -> str:

@@ -30,4 +30,4 @@ def test_a_number_that_does_not_divide_the_rows_is_refused(n):
 
 def test_moving_keeps_everything_else():
     batch = make_batch().to("cpu")
-    assert (batch.weight, batch.unit) == (6.0, "tokens")
+    assert (batch.weight, batch.tokens_BT.shape) == (6.0, (4, 3))

@@ -42,7 +42,6 @@ def test_what_the_corpus_says_of_itself(corpus, tokenizer):
     assert corpus.tokenizer_sha256 == tokenizer.sha256
     assert corpus.vocab_size == tokenizer.vocab_size
     assert corpus.num_tokens == corpus.report["train"]["tokens"]
-    assert corpus.num_bytes == corpus.report["train"]["bytes"]
 
 
 def test_a_batch_predicts_the_next_token_inside_documents(corpus, tokenizer):
@@ -154,6 +153,8 @@ def test_rows_are_shown_with_their_borders(corpus, tokenizer):
     assert text.count("=== row ") == 3
     assert text.count("--- document ") == sum(len(row.pieces()) for row in rows)
     assert tokenizer.decode(rows[0].pieces()[0].tolist(), keep_special=True) in text
+    with pytest.raises(InputError, match=r"100,000 rows are asked for, .* makes only [\d,]+ of 64 tokens"):
+        render(corpus, tokenizer, context=64, rows=100_000)
     with pytest.raises(InputError, match="is not the one"):
         render(corpus, Tokenizer.train(["x"], 320), context=64)
 

@@ -121,6 +121,10 @@ def test_few_long_documents_are_held_out_by_passages(run, write_folder, prose):
     assert len(held_out) >= 0.1 * report["documents"]["kept"]
     assert all("#" in name for name in held_out)
     assert "fewer than 400 documents" in report["notes"][0]
+    assert "passages of one text lie on both sides" in report["notes"][0]
+    assert not {name.split("#")[0] for name in held_out} - {
+        n.split("#")[0] for n in texts_of(directory, "train")
+    }
     parts = texts_of(directory, "train") | held_out
     names = sorted(
         (name for name in parts if name.startswith("book1.txt#")), key=lambda n: int(n.split("#")[1])
@@ -128,17 +132,24 @@ def test_few_long_documents_are_held_out_by_passages(run, write_folder, prose):
     assert "".join(parts[name] for name in names) == books["book1.txt"]
 
 
-def test_too_few_documents_hold_out_what_is_possible_and_say_so(run, write_folder, prose):
+def test_too_few_documents_hold_out_what_is_possible_and_say_so(run, write_folder, prose, capsys):
     report, _ = run(FilesSource(write_folder({f"{i}.txt": prose(i, 20) for i in range(20)})))
     assert report["held_out"]["documents"] == 6
     assert "only 6 documents are held out" in report["notes"][0]
+    assert f"note: {report['notes'][0]}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("documents", "held_out"), [(2, 1), (3, 1), (20, 6), (200, 60), (600, 60), (601, 61), (10_000, 1000)]
+    ("documents", "held_out"), [(4, 2), (7, 2), (20, 6), (200, 60), (600, 60), (601, 61), (10_000, 1000)]
 )
 def test_how_many_documents_are_held_out(documents, held_out):
     assert num_held_out(documents, 0.1) == held_out
+
+
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("documents", [4, 5, 9, 100, 1000])
+def test_two_documents_are_left_on_both_sides(documents, share):
+    assert 2 <= num_held_out(documents, share) <= documents - 2
 
 
 def test_an_interrupted_preparation_leaves_nothing_and_can_be_repeated(run, folder, tmp_path, monkeypatch):
@@ -201,8 +212,9 @@ def test_documents_lost_between_the_passes_are_noticed(run, folder, monkeypatch)
     ("files", "message"),
     [
         ({"a.txt": "", "b.txt": b"\xff\xfe\xff"}, "the corpus is empty.*2 in = 0 kept"),
-        ({"a.txt": "one lonely text"}, "1 usable document"),
-        ({"a.txt": "the same", "b.txt": "The  same"}, "1 usable document"),
+        ({"a.txt": "one lonely text"}, "removed: 1, of 15 B in all; at least 4 are needed"),
+        ({"a.txt": "the same", "b.txt": "The  same"}, "removed: 1, of 17 B"),
+        ({f"{i}.txt": f"text {i}" for i in range(3)}, "removed: 3, of .*, so give more text"),
         ({"a.png": b"\x89PNG"}, "readable are"),
     ],
 )

@@ -1,6 +1,7 @@
 import gzip
 import json
 import sys
+import tracemalloc
 
 import pytest
 import zstandard
@@ -137,6 +138,24 @@ def test_a_text_longer_than_memory_allows_is_cut_while_it_is_read(write_folder, 
     assert max(len(document.text) for document in documents) <= 5000
 
 
+def test_a_line_that_no_memory_should_hold_is_dropped_by_name(write_folder, monkeypatch):
+    monkeypatch.setattr(sources, "LONGEST_LINE", 5000)
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 999)
+    long = [{"text": "a"}, {"text": "x" * 4900}, {"text": "x" * 5000}, {"text": "b"}, {"text": "y" * 90_000}]
+    documents, tally, _ = collect(FilesSource(write_folder({"a.jsonl": lines(*long).removesuffix("\n")})))
+    assert [document.id for document in documents] == ["a.jsonl:1", "a.jsonl:2", "a.jsonl:4"]
+    assert tally.examples == {sources.TOO_LONG: ["a.jsonl:3", "a.jsonl:5"]}
+
+
+def test_a_line_without_end_is_not_held(monkeypatch):
+    monkeypatch.setattr(sources, "LONGEST_LINE", 100_000)
+    tracemalloc.start()
+    assert list(sources._lines(b"x" * 10_000 for _ in range(1000))) == [None]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
+
+
 @pytest.mark.parametrize("text", ["", "x" * 50, "a b " * 20, "\n" * 30, "one\n\ntwo\n\n" * 9])
 @pytest.mark.parametrize("passage", [1, 2, 7, 20])
 def test_passages_are_the_text(text, passage):
@@ -172,7 +191,10 @@ def test_a_missing_library_names_the_extra(write_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(InputError, match=r"behemoth-lab\[hub\]"):
-        collect(FilesSource(write_folder({"a.parquet": b""})))
+        collect(FilesSource(write_folder({"a.parquet": b"", "b.png": b""})))
+    documents, tally, _ = collect(FilesSource(write_folder({"c.txt": "read all the same"})))
+    assert [document.id for document in documents] == ["c.txt"]
+    assert tally.examples[".parquet needs pyarrow (pip install 'behemoth-lab[hub]')"] == ["a.parquet"]
     with pytest.raises(InputError, match=r"behemoth-lab\[hub\]"):
         collect(HubSource("nobody/nothing"))
 
@@ -182,13 +204,13 @@ def test_a_hub_data_set_is_read_from_local_files(write_folder, tmp_path, monkeyp
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = write_folder({"a.jsonl": lines({"body": "one", "id": 7}, {"body": "two", "id": 8})})
-    source = HubSource("json", data_files=(str(folder / "a.jsonl"),), text_field="body", licence="CC0-1.0")
-    documents, _, _ = collect(source)
+    documents, _, _ = collect(HubSource(str(folder), text_field="body", licence="CC0-1.0"))
     assert [(d.id, d.text, d.source, d.licence) for d in documents] == [
-        ("7", "one", "json", "CC0-1.0"),
-        ("8", "two", "json", "CC0-1.0"),
+        ("7", "one", str(folder), "CC0-1.0"),
+        ("8", "two", str(folder), "CC0-1.0"),
     ]
+    assert [d.id for d in collect(HubSource(str(folder), split="train[:50%]", text_field="body"))[0]] == ["7"]
     with pytest.raises(InputError, match="no column 'text'; it has body, id"):
-        collect(HubSource("json", data_files=source.data_files))
+        collect(HubSource(str(folder)))
     with pytest.raises(InputError, match="could not be loaded"):
-        collect(HubSource("json", data_files=(str(folder / "missing.jsonl"),)))
+        collect(HubSource(str(folder), split="missing"))

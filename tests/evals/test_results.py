@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 
 from behemoth.base.errors import InputError
-from behemoth.evals.results import Entry, Line, read_scores, scores, write_results, write_scores
+from behemoth.evals.results import (
+    Entry,
+    Line,
+    read_baselines,
+    read_scores,
+    scores,
+    show,
+    write_results,
+    write_scores,
+)
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,35 @@ def test_results_hold_rows_best_first_and_the_comparisons_asked_for(tmp_path):
     (comparison,) = results["comparisons"]
     assert comparison["difference"] == pytest.approx(0.2, abs=0.02)
     assert comparison["sentence"].startswith("teacher is better than 3-gram by 0.")
+
+
+def test_results_name_the_weights_and_how_they_were_scored(tmp_path, capsys):
+    entries = [
+        Entry(scored("3-gram", 2.3), "baseline"),
+        Entry(scored("teacher", 2.1), "model", step=400, sha256="ab"),
+    ]
+    found = write_results(tmp_path, entries)
+    assert {(row["name"], row.get("step"), row.get("sha256")) for row in found["models"]} == {
+        ("teacher", 400, "ab"),
+        ("3-gram", None, None),
+    }
+    assert "4,096" in found["note"]
+    show(found)
+    assert found["note"] in capsys.readouterr().out
+
+
+def test_baselines_of_an_earlier_evaluation_count_only_for_its_documents(tmp_path):
+    entries = [
+        Entry(scored("3-gram", 2.3), "baseline", "same tokens"),
+        Entry(scored("teacher", 2.1), "model"),
+    ]
+    write_results(tmp_path, entries)
+    write_scores(tmp_path, entries[0].scores, DOCUMENTS)
+    (back,) = read_baselines(tmp_path, scored("another", 2.0))
+    assert (back.scores.name, back.kind, back.note) == ("3-gram", "baseline", "same tokens")
+    fewer = scores("another", DOCUMENTS[1:], np.ones(len(DOCUMENTS) - 1))
+    assert read_baselines(tmp_path, fewer) == []
+    assert read_baselines(tmp_path / "nowhere", fewer) == []
 
 
 def test_an_empty_file_of_scores_is_refused(tmp_path):

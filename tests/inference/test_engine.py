@@ -9,7 +9,7 @@ from transformers import Llama4ForCausalLM
 from transformers.models.llama4.configuration_llama4 import Llama4TextConfig
 
 from behemoth.base.errors import InputError
-from behemoth.inference.engine import Engine, at_compute_precision
+from behemoth.inference.engine import Engine, at_compute_precision, batches, pad
 from behemoth.model.config import ModelConfig
 from behemoth.model.transformer import Transformer
 from behemoth.model.weights import config_to_hf
@@ -91,10 +91,27 @@ def test_logprobs_are_those_of_the_full_forward() -> None:
         np.testing.assert_allclose(score, full_TV[range(len(row) - 1), row[1:]].numpy(), atol=1e-5)
 
 
+def test_a_row_to_score_ends_where_the_context_does_and_may_be_an_array() -> None:
+    engine, (row,) = Engine(tiny()), prompts(65)  # 64 tokens are read, the last one is only predicted
+    (whole,) = engine.logprobs([np.array(row, np.uint16)])
+    (cut,) = engine.logprobs([row[:40]])
+    assert whole.shape == (64,)
+    np.testing.assert_allclose(whole[:39], cut, atol=1e-5)
+
+
+def test_batches_keep_to_the_budget_and_have_few_shapes() -> None:
+    rows = [[1] * length for length in [*range(1, 65), 500]]
+    found = list(batches(rows, len, budget=320))
+    assert sorted(len(row) for batch in found for row in batch) == [*range(1, 65), 500]
+    shapes = [tuple(pad(batch, torch.device("cpu"))[0].shape) for batch in found]
+    assert shapes == [(1, 512)] + [(5, 64)] * 7 + [(10, 32)] * 2 + [(9, 32)]
+
+
 def test_the_head_is_run_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     model, seen = tiny(), []
     whole = Engine(model).logprobs(MIXED)
     monkeypatch.setattr("behemoth.inference.engine.LOGITS_AT_ONCE", 10 * 64)
+    monkeypatch.setattr("behemoth.inference.engine.FEWEST_AT_ONCE", 1)
     logits = model.logits
     monkeypatch.setattr(model, "logits", lambda hidden: seen.append(len(hidden)) or logits(hidden))
     for a, b in zip(Engine(model).logprobs(MIXED), whole, strict=True):
@@ -120,7 +137,7 @@ def test_equal_prompts_are_read_once_and_answered_apart(monkeypatch: pytest.Monk
     ]
     monkeypatch.setattr(model, "forward", lambda x, **k: read.append(tuple(x.shape)) or forward(x, **k))
     answers = engine.generate(group, max_tokens=8, temperature=1.0, seeds=seeds)
-    assert read[:2] == [(2, 20), (7, 1)]
+    assert read[:2] == [(2, 32), (7, 1)]
     assert [answer.tokens for answer in answers] == alone
     assert len({tuple(tokens) for tokens in alone}) == 6
 
@@ -196,7 +213,7 @@ def test_a_model_of_one_precision_is_not_copied() -> None:
     [
         (lambda e: e.generate([[1] * 65], max_tokens=1), "65 tokens and the context holds 64"),
         (lambda e: e.stream([1] * 65), "65 tokens and the context holds 64"),
-        (lambda e: e.logprobs([[1], [1] * 65]), "65 tokens and the context holds 64"),
+        (lambda e: e.logprobs([[1], [1] * 66]), "66 tokens and the context holds 64"),
         (lambda e: e.generate([[1], []], max_tokens=1), "no tokens"),
         (lambda e: e.generate([[1, 64]], max_tokens=1), "token 64 is not among the model's 64"),
         (lambda e: e.logprobs([[1, -1]]), "token -1 is not among the model's 64"),

@@ -69,6 +69,14 @@ def test_scout_without_its_input_embedding():
     assert count_parameters(recipe_model("scout")).active_in_matmuls == pytest.approx(16.14e9, rel=1e-3)
 
 
+def test_a_sparse_model_has_a_sparse_layer(tiny_config):
+    fields = tiny_config.model_dump()
+    assert ModelConfig(**fields | {"moe_every": 4}).sparse_layers == [3]
+    assert ModelConfig(**fields | {"moe_every": 5, "num_experts": 0}).sparse_layers == []
+    with pytest.raises(ValueError, match="moe_every = 5 is more than num_layers = 4, so that no layer"):
+        ModelConfig(**fields | {"moe_every": 5})
+
+
 def test_a_dense_model_is_all_active(tiny_config):
     counts = count_parameters(tiny_config.model_copy(update={"num_experts": 0}))
     assert counts.active == counts.total

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from behemoth.model import experts
 from behemoth.model.config import ModelConfig
-from behemoth.model.experts import Routing, run_experts, run_experts_plainly, swiglu
+from behemoth.model.experts import Routing, lay_out, run_experts, run_experts_plainly, swiglu
 from behemoth.model.transformer import MoE
 
 E, D, WIDTH = 6, 16, 24
@@ -49,7 +50,7 @@ def test_fast_is_the_loop_in_fp32(tokens: int, k: int, score_on: str) -> None:
 
 
 @pytest.mark.parametrize("score_on", ["input", "output"])
-@pytest.mark.parametrize(("tokens", "k"), [(1, 1), (33, 2), (64, 4)])
+@pytest.mark.parametrize(("tokens", "k"), [(1, 1), (33, 2), (64, 4), (600, 1), (300, 2)])
 def test_fast_is_as_exact_as_the_loop_in_bf16(tokens: int, k: int, score_on: str) -> None:
     leaves = problem(tokens, k, torch.bfloat16)
     exact = (leaves[0], *(x.detach().float().requires_grad_() for x in leaves[1:]))
@@ -62,6 +63,25 @@ def test_fast_is_as_exact_as_the_loop_in_bf16(tokens: int, k: int, score_on: str
         assert fast.dtype == torch.bfloat16
         allowed = 2 * (slow.float() - truth).abs().max() + 0.01 * truth.abs().max()
         assert (fast.float() - truth).abs().max() <= allowed
+
+
+@pytest.mark.parametrize("score_on", ["input", "output"])
+@pytest.mark.parametrize("k", [1, 3])
+def test_rounded_groups_change_nothing(k: int, score_on: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves = problem(70, k, torch.float32)
+    plain = outputs(run_experts_plainly, leaves, score_on)
+    monkeypatch.setattr(experts, "group_multiple", lambda *_: 32)
+    for fast, slow in zip(outputs(run_experts, leaves, score_on), plain, strict=True):
+        torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-5)
+
+
+def test_slots_lie_by_expert_and_no_two_pairs_share_one() -> None:
+    chosen = problem(70, 2, torch.float32)[0]
+    slot_P, ends_E, num_slots = lay_out(Routing(chosen, torch.ones(70, 2), torch.zeros(70, E)), 32)
+    assert len(set(slot_P.tolist())) == 140
+    assert num_slots == ends_E[-1]
+    assert (ends_E % 32 == 0).all()
+    assert torch.equal(torch.searchsorted(ends_E, slot_P, right=True), chosen.flatten())
 
 
 def test_experts_without_tokens_get_no_gradient() -> None:

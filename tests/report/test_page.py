@@ -253,3 +253,16 @@ def test_needs_neither_torch_nor_matplotlib():
     code = "import behemoth.report.page, sys; print({'torch', 'matplotlib', 'numpy'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"
+
+
+def test_says_how_much_of_a_document_was_scored(fake_run):
+    path = fake_run / "evals" / "results.json"
+    note = "scored on the first 4,096 tokens of each held-out document"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"note": note}))
+    assert f"that no model was trained on, {note}." in build_report(fake_run).read_text()
+
+
+def test_numbers_that_were_not_finite_are_left_out_of_the_pictures(fake_run):
+    with open(fake_run / "pretrain" / "heldout.jsonl", "a") as file:
+        file.write('{"step": 399, "member": "teacher", "bits_per_byte": null}\n')
+    assert "Held-out text during training" in build_report(fake_run).read_text()

@@ -72,7 +72,7 @@ def test_a_small_text_gives_a_smaller_vocabulary_that_is_padded_and_named():
 
 
 def test_a_vocabulary_without_room_for_the_bytes_is_refused():
-    with pytest.raises(InputError, match="at least 320"):
+    with pytest.raises(InputError, match="need at least 320"):
         Tokenizer.train(TEXTS, 256)
 
 
@@ -116,6 +116,22 @@ def test_a_tokenizer_with_another_split_is_encoded_whole(tmp_path):
     text = "one\ntwo three\nreturn a + b\n"
     assert tokenizer.encode_batch([text]) == [tokenizer.encode(text)]
     assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_a_definition_that_cuts_and_pads_is_kept_from_it(tmp_path):
+    definition = json.loads(SMALL.definition)
+    definition["truncation"] = {
+        "direction": "Right",
+        "max_length": 4,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    definition["padding"] = {"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None}
+    definition["padding"] |= {"pad_id": 1, "pad_type_id": 0, "pad_token": "x"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.encode(TEXTS[1]) == SMALL.encode(TEXTS[1])
+    assert tokenizer.encode_batch(TEXTS) == SMALL.encode_batch(TEXTS)
 
 
 def test_what_is_no_byte_level_tokenizer_is_refused(tmp_path):

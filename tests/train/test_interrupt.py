@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from behemoth.train.interrupt import Interrupt
+from behemoth.train.interrupt import Interrupt, leaving
 
 PROGRAM = """
 import sys, time
@@ -69,3 +69,21 @@ def test_the_old_handlers_come_back(capfd):
         assert interrupt.exit_code == 143
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
     assert "saving, then leaving" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_where_nothing_is_to_be_saved_a_signal_leaves_and_says_how_to_go_on(capfd, number, code):
+    before, tidied = signal.getsignal(number), []
+
+    def work():
+        try:
+            signal.raise_signal(number)
+        finally:
+            tidied.append(True)
+
+    with pytest.raises(SystemExit) as end, leaving("go on with: that"):
+        work()
+    assert end.value.code == code
+    assert tidied
+    assert "go on with: that" in capfd.readouterr().err
+    assert signal.getsignal(number) == before

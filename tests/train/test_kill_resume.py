@@ -80,7 +80,7 @@ def begin(recipe, out):
 def is_trained(process, out):
     """Whether the weights are final. What comes after (evaluation, export) is not waited for."""
     stages = Path(out) / "stages.json"
-    if stages.exists() and "pretrain" in json.loads(stages.read_text()):
+    if stages.exists() and json.loads(stages.read_text()).get("pretrain", {}).get("finished"):
         return True
     assert process.poll() is None, Path(f"{out}.log").read_text()[-3000:]
     return False

@@ -2,7 +2,8 @@
 
 Every error a user can meet derives from `BehemothError`; the command line prints its message without a
 traceback and leaves with its `exit_code`. The message says what was asked, the value found, the rule, and the
-change that fixes it. Broken invariants of our own are `assert`; real faults (a dead disk, a bug) propagate.
+change that fixes it. A disk that refuses (full, read-only) stays an OSError, which the command line tells in
+words too. Broken invariants of our own are `assert`; bugs propagate.
 
     BehemothError
     ├── InputError            wrong use or bad input; exit code 2

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,10 @@ def fsync_path(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write the whole file or nothing: a temporary file, flushed, then renamed over `path`."""
+    """Write the whole file or nothing: a temporary file, flushed, then renamed over `path`.
+
+    OSError, naming `path`, when the disk refuses.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -45,8 +49,11 @@ def write_atomic(path: Path, data: str | bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a write that finds the disk full does not say where
         raise
     fsync_path(path.parent)
 
@@ -66,19 +73,37 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON-lines file of our own; a torn last line (the process died writing it) is left out."""
+    """The objects of a JSON-lines file of our own, up to the first line that is not whole.
+
+    A process that dies while it writes, or a machine that loses power, leaves a last line cut anywhere (within a
+    character too), or zeros in its place.
+    """
     if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
+    with open(path, "rb") as file:
         for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+            try:
+                record = json.loads(line.decode()) if line.endswith(b"\n") else None
+            except ValueError:
+                return
+            if not isinstance(record, dict):
+                return
+            yield record
 
 
 def append_jsonl(path: Path, record: dict[str, Any]) -> None:
+    """Add a line, or nothing: what was written of it is taken back when the disk refuses the rest (OSError)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    rest = (json.dumps(record, ensure_ascii=False) + "\n").encode()
+    with open(path, "ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError as error:
+            file.truncate(end)
+            error.filename = str(path)
+            raise
 
 
 def publish_directory(temporary: Path, final: Path) -> None:

@@ -18,8 +18,8 @@ from behemoth.base.errors import InputError
 class Batch:
     """B rows of T tokens, each with the token to predict, its share of the loss and its document.
 
-    `weights_BT` is 0 where nothing is to be learnt (padding, the first token of the next document);
-    `documents_BT` numbers the documents inside a row from 0, padding is -1.
+    Rows are packed, so every slot is a token of a document and none is padding. `weights_BT` is 0 where nothing
+    is to be learnt (the first token of the next document); `documents_BT` numbers a row's documents from 0.
     """
 
     tokens_BT: Tensor  # int64
@@ -27,7 +27,6 @@ class Batch:
     weights_BT: Tensor  # float32
     documents_BT: Tensor  # int32
     weight: float
-    unit: str = "tokens"
 
     def to(self, device: torch.device | str) -> Batch:
         return replace(
@@ -50,4 +49,4 @@ class Batch:
             self.documents_BT.chunk(n),
             strict=True,
         )
-        return [Batch(*part, weight=float(part[2].sum()), unit=self.unit) for part in parts]
+        return [Batch(*part, weight=float(part[2].sum())) for part in parts]

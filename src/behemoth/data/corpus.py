@@ -28,9 +28,7 @@ class SourceInfo:
 
     name: str
     weight: float
-    documents: int
-    tokens: int
-    bytes: int
+    tokens: int  # for training
     licences: dict[str, int]  # documents per licence
 
 
@@ -69,11 +67,6 @@ class Corpus:
     def num_tokens(self) -> int:
         """Training tokens, bos and eos of each document included."""
         return sum(source.tokens for source in self.sources)
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of training text."""
-        return sum(source.bytes for source in self.sources)
 
     def held_out(self) -> list[HeldOut]:
         """Every document kept from training, in a fixed order; tokens stay on disk until they are read."""
@@ -147,7 +140,4 @@ class BatchSource:
 
 
 def _source_info(entry: dict[str, Any], part: dict[str, Any]) -> SourceInfo:
-    train = part["train"]
-    return SourceInfo(
-        entry["name"], entry["weight"], train["documents"], train["tokens"], train["bytes"], part["licences"]
-    )
+    return SourceInfo(entry["name"], entry["weight"], part["train"]["tokens"], part["licences"])

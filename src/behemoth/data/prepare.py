@@ -42,6 +42,7 @@ SAMPLE_CHARACTERS = 32_000_000  # text the tokenizer learns from
 BATCH_CHARACTERS, BATCH_DOCUMENTS = 1_000_000, 1024
 LEAST_HELD_OUT = 60  # documents; fewer make intervals too wide to compare models
 MOST_HELD_OUT = 0.3  # share of documents, when there are too few for the least
+LEAST_PART = 2  # documents: no interval comes from one
 FEW_DOCUMENTS = 400  # below this, the least held out would cost more than 15% of the text
 PASSAGES_WANTED = 1000
 SHORTEST_PASSAGE = 500  # characters
@@ -60,7 +61,7 @@ def prepare(
     """Write a corpus to `directory` and its tokenizer to `tokenizer_directory`; return what report.json says.
 
     With no `tokenizer` one of `vocab_size` ids is trained. `held_out` is the share of documents kept from
-    training (at least 60 documents where there are enough). InputError when there is nothing usable to read.
+    training (at least 60 documents where there are enough). InputError when there are fewer than four to use.
     """
     _check(sources, directory)
     with _beside(directory) as partial:
@@ -244,10 +245,11 @@ class Split:
 def _split(survey: Survey, share: float, seed: int) -> Split:
     """Hold out the documents with the smallest seeded hash of their content."""
     candidates = np.flatnonzero(survey.unique)
-    if len(candidates) < 2:
+    if len(candidates) < 2 * LEAST_PART:
         raise InputError(
-            f"the corpus has {len(candidates)} usable document of {human_bytes(sum(survey.bytes))} after "
-            "duplicates are removed: one to learn from and one to test on are needed; give more text"
+            f"too few usable documents after duplicates are removed: {len(candidates)}, of "
+            f"{human_bytes(sum(survey.bytes))} in all; at least {2 * LEAST_PART} are needed, {LEAST_PART} to learn "
+            f"from and {LEAST_PART} to test on, so give more text"
         )
     salt = np.uint64(mix_keys(seed, 3))
     keys = mix(np.array(survey.checksums, dtype=np.uint64)[candidates] ^ salt)
@@ -258,9 +260,9 @@ def _split(survey: Survey, share: float, seed: int) -> Split:
 
 
 def num_held_out(documents: int, share: float) -> int:
-    """`share` of the documents, at least 60, and never more than 30% to reach those 60."""
-    wanted = math.ceil(share * documents)
-    return max(wanted, min(LEAST_HELD_OUT, int(MOST_HELD_OUT * documents)), 1)
+    """`share` of the documents, at least 60, never more than 30% to reach those 60; two are left on both sides."""
+    wanted = max(math.ceil(share * documents), min(LEAST_HELD_OUT, int(MOST_HELD_OUT * documents)))
+    return min(max(wanted, LEAST_PART), documents - LEAST_PART)
 
 
 def _save_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
@@ -386,7 +388,8 @@ def _notes(split: Split, passage: int) -> list[str]:
     if passage < LARGEST_DOCUMENT:
         notes.append(
             f"fewer than {FEW_DOCUMENTS} documents: texts of more than {passage:,} characters are cut "
-            "at paragraph borders into passages, which are counted as documents"
+            "at paragraph borders into passages, which are counted as documents; passages of one text lie on "
+            "both sides, so held-out text is more like the training text than a new document would be"
         )
     if (count := int(split.held_out.sum())) < LEAST_HELD_OUT:
         notes.append(

@@ -11,16 +11,21 @@ from behemoth.text.tokenizer import Tokenizer
 def render(corpus: Corpus, tokenizer: Tokenizer, context: int, rows: int = 2, seed: int = 0) -> str:
     """The first `rows` rows of training as text.
 
-    A line of its own opens each document of a row; attention does not cross it. InputError when the
-    tokenizer is not the one the corpus was written with.
+    A line of its own opens each document of a row; attention does not cross it. InputError when the corpus
+    has fewer rows, or was written with another tokenizer.
     """
     if tokenizer.sha256 != corpus.tokenizer_sha256:
         raise InputError(
             f"this tokenizer (SHA-256 {tokenizer.sha256[:12]}) is not the one that wrote the corpus "
             f"({corpus.tokenizer_sha256[:12]})"
         )
-    first = corpus.batches(context, rows, seed).rows_of(0)
-    return "\n".join(_render_row(row, number, tokenizer) for number, row in enumerate(first, start=1))
+    source = corpus.batches(context, 1, seed)
+    if rows > source.num_rows:
+        raise InputError(
+            f"{rows:,} rows are asked for, but the training text makes only {source.num_rows:,} of {context:,} "
+            f"tokens; ask for {source.num_rows:,} or fewer"
+        )
+    return "\n".join(_render_row(source.rows_of(i)[0], i + 1, tokenizer) for i in range(rows))
 
 
 def _render_row(row: Row, number: int, tokenizer: Tokenizer) -> str:

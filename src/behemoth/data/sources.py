@@ -6,7 +6,8 @@ as .gz or .zst. Whatever cannot be read is dropped, named and counted by reason 
 kept + dropped.
 
 Memory stays bounded: a document of more than a million characters is cut at paragraph borders into passages
-(`book#1`, `book#2` ...), while it is being read. Formats that need a parser (HTML, PDF, Word) are left out.
+(`book#1`, `book#2` ...), while it is being read, and a line of .jsonl that no memory should hold is dropped.
+Formats that need a parser (HTML, PDF, Word) are left out.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
 
 from behemoth.base.errors import InputError
 
 LARGEST_DOCUMENT = 1_000_000  # characters
+LONGEST_LINE = 64_000_000  # bytes of a line of .jsonl
 BLOCK_BYTES = 1 << 20
 EXAMPLES = 5  # named per reason
 TEXT_SUFFIXES = (".txt", ".md", ".py")
@@ -37,7 +40,9 @@ NOT_THE_LIBRARY = {"site-packages", "dist-packages", "test", "tests", "idlelib",
 TEXT_FIELDS = ("text", "content")
 BINARY = "binary (NUL bytes)"
 BAD_ENCODING = "bad encoding (not UTF-8)"
+TOO_LONG = f"line of more than {LONGEST_LINE // 1_000_000} MB"
 HUB_EXTRA = "pip install 'behemoth-lab[hub]'"
+NO_PYARROW = f".parquet needs pyarrow ({HUB_EXTRA})"
 
 Advance = Callable[[int], Any]
 
@@ -72,10 +77,7 @@ class FilesSource:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A data set of the Hugging Face Hub, downloaded whole before it is read.
-
-    `dataset` may also be a builder such as "json" with local `data_files`.
-    """
+    """A data set of the Hugging Face Hub, or a folder laid out like one; downloaded whole before it is read."""
 
     dataset: str
     name: str = "hub"
@@ -84,7 +86,6 @@ class HubSource:
     config: str | None = None
     split: str = "train"
     text_field: str = "text"
-    data_files: tuple[str, ...] = ()
 
 
 Source = PythonSource | FilesSource | HubSource
@@ -140,7 +141,7 @@ def size(source: Source) -> int:
         case PythonSource():
             return sum(path.stat().st_size for path in _library())
         case FilesSource():
-            return sum(path.stat().st_size for path in _files(Path(source.path)))
+            return sum(path.stat().st_size for path in files_under(Path(source.path)))
         case HubSource():
             return 0
 
@@ -156,7 +157,7 @@ def _documents(source: Source, tally: Tally, advance: Advance, passage: int) -> 
             path = Path(source.path)
             root = path if path.is_dir() else path.parent
             defaults = Document("", "", source.name, source.licence)
-            yield from _read_files(_usable_files(path), root, defaults, tally, advance, passage)
+            yield from _read_files(usable_files(path), root, defaults, tally, advance, passage)
         case HubSource():
             yield from _read_hub(source, tally)
 
@@ -219,7 +220,7 @@ def _library() -> list[Path]:
     return sorted(files)
 
 
-def _files(path: Path) -> list[Path]:
+def files_under(path: Path) -> list[Path]:
     """The file itself, or every file under the folder that is not hidden, sorted by name."""
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
@@ -229,15 +230,19 @@ def _files(path: Path) -> list[Path]:
     return sorted(p for p in files if not any(part.startswith(".") for part in p.relative_to(path).parts))
 
 
-def _usable_files(path: Path) -> list[Path]:
-    files = _files(path)
-    if not any(_kind(file)[0] for file in files):
+def usable_files(path: Path) -> list[Path]:
+    """All files under `path`; InputError when not one of them can be read."""
+    files = files_under(path)
+    kinds = {kind_of(file)[0] for file in files} - {None}
+    if not kinds:
         found = ", ".join(sorted({file.suffix or "no suffix" for file in files})[:8]) or "nothing"
         raise InputError(f"{path} holds no file that can be read (found: {found}); readable are {READABLE}")
+    if kinds == {"parquet"} and find_spec("pyarrow") is None:
+        raise InputError(f"{path} holds no file that can be read: {NO_PYARROW}")
     return files
 
 
-def _kind(path: Path) -> tuple[str | None, str]:
+def kind_of(path: Path) -> tuple[str | None, str]:
     """("text" | "jsonl" | "parquet" | None, compression suffix) by the file's name."""
     packing = path.suffix.lower() if path.suffix.lower() in PACKED_SUFFIXES else ""
     inner = Path(path.stem).suffix.lower() if packing else path.suffix.lower()
@@ -264,7 +269,7 @@ def _read_files(
 def _read_file(
     path: Path, name: str, defaults: Document, tally: Tally, advance: Advance, passage: int
 ) -> Iterator[Document]:
-    match _kind(path):
+    match kind_of(path):
         case "text", packing:
             yield from _read_text(_blocks(path, packing, advance), name, defaults, passage)
         case "jsonl", packing:
@@ -350,6 +355,9 @@ def _decoded(blocks: Iterator[bytes]) -> Iterator[str]:
 def _read_lines(blocks: Iterator[bytes], name: str, defaults: Document, tally: Tally) -> Iterator[Document]:
     for number, line in enumerate(_lines(blocks), start=1):
         place = f"{name}:{number}"
+        if line is None:
+            tally.refuse(TOO_LONG, place)
+            continue
         try:
             record = json.loads(line.decode("utf-8-sig"))
         except UnicodeDecodeError:
@@ -360,16 +368,20 @@ def _read_lines(blocks: Iterator[bytes], name: str, defaults: Document, tally: T
             yield from _from_record(record, place, defaults, tally)
 
 
-def _lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    held: list[bytes] = []
+def _lines(blocks: Iterator[bytes]) -> Iterator[bytes | None]:
+    """The lines; in place of one that is too long to hold, None."""
+    held, length = [], 0
     for block in blocks:
         first, *rest = block.split(b"\n")
         held.append(first)
+        length += len(first)
         for piece in rest:
-            yield b"".join(held)
-            held = [piece]
-    if any(held):
-        yield b"".join(held)
+            yield b"".join(held) if length <= LONGEST_LINE else None
+            held, length = [piece], len(piece)
+        if length > LONGEST_LINE:
+            held = []
+    if length:
+        yield b"".join(held) if length <= LONGEST_LINE else None
 
 
 def _from_record(record: Any, place: str, defaults: Document, tally: Tally) -> Iterator[Document]:
@@ -394,7 +406,7 @@ def _read_parquet(
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError:
-        raise InputError(f"{path}: reading .parquet needs pyarrow; {HUB_EXTRA}") from None
+        raise Unusable(NO_PYARROW) from None
     try:
         file = pyarrow.parquet.ParquetFile(path)
         wanted = {*TEXT_FIELDS, "id", "source", "licence", "license"}
@@ -418,9 +430,7 @@ def _read_hub(source: HubSource, tally: Tally) -> Iterator[Document]:
     except ModuleNotFoundError:
         raise InputError(f"a Hub data set needs the datasets library; {HUB_EXTRA}") from None
     try:
-        rows = datasets.load_dataset(
-            source.dataset, source.config, split=source.split, data_files=list(source.data_files) or None
-        )
+        rows = datasets.load_dataset(source.dataset, source.config, split=source.split)
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise InputError(
             f"data set {source.dataset!r} ({source.split}) could not be loaded: {error}"

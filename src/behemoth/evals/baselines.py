@@ -22,7 +22,6 @@ from __future__ import annotations
 import lzma
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -245,14 +244,6 @@ def xz_together(texts: Sequence[bytes]) -> float:
     """Bits per byte of all texts in one archive, where each may copy from the ones before it."""
     joined = b"".join(texts)
     return 8 * len(compressed(joined)) / len(joined)
-
-
-def xz_after(training: bytes, texts: Sequence[bytes]) -> float:
-    """Bits per byte that the texts add to an archive of the training text: (C(both) - C(training)) / size."""
-    joined = b"".join(texts)
-    with ThreadPoolExecutor(2) as pool:  # lzma leaves the interpreter free while it works
-        alone, both = pool.map(lambda text: len(compressed(text)), (training, training + joined))
-    return 8 * (both - alone) / len(joined)
 
 
 def compressed(text: bytes) -> bytes:

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from behemoth.evals.perplexity import Window, batches, cut, padded
+from behemoth.evals.perplexity import cut
+from behemoth.inference.engine import batches, pad
 from behemoth.model.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -37,15 +38,17 @@ def expert_map(
 
     A token is listed as [text, fraction of its occurrences that went to this expert, occurrences].
     """
-    counts_LEV, occurrences_V = count_routing(model, cut(documents, context), batch_tokens)
+    inputs = [window.tokens[:-1] for window in cut(documents, context)]  # whatever has a next token
+    counts_LEV, occurrences_V = count_routing(model, inputs, batch_tokens)
     return [
         {"layer": layer, "experts": describe_layer(counts_EV, occurrences_V, decode, top, min_occurrences)}
         for layer, counts_EV in zip(model.config.sparse_layers, counts_LEV, strict=True)
     ]
 
 
+@torch.inference_mode()
 def count_routing(
-    model: Transformer, windows: list[Window], batch_tokens: int
+    model: Transformer, rows: Sequence[np.ndarray], batch_tokens: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """How often each token went to each expert, (L, E, V), and how often it occurred, (V,)."""
     config = model.config
@@ -53,15 +56,13 @@ def count_routing(
     counts_LEV = np.zeros((len(config.sparse_layers), E, V), np.int64)
     occurrences_V = np.zeros(V, np.int64)
     device = next(model.parameters()).device
-    with torch.no_grad():
-        for group in batches(windows, batch_tokens):
-            tokens_BT, real_BT = padded(group)
-            tokens_BT, real_BT = tokens_BT[:, :-1], real_BT[:, 1:]  # inputs: whatever has a next token
-            tokens_N, real_N = tokens_BT.flatten(), real_BT.flatten()
-            occurrences_V += np.bincount(tokens_N[real_N].numpy(), minlength=V)
-            for counts_EV, chosen_Nk in zip(counts_LEV, model(tokens_BT.to(device)).experts, strict=True):
-                pairs = chosen_Nk.cpu()[real_N] * V + tokens_N[real_N].unsqueeze(1)
-                counts_EV += np.bincount(pairs.flatten().numpy(), minlength=E * V).reshape(E, V)
+    for batch in batches(rows, len, batch_tokens):
+        tokens_BT, real_BT = pad(batch, device)
+        tokens_N, real_N = np.concatenate(batch), real_BT.flatten()
+        occurrences_V += np.bincount(tokens_N, minlength=V)
+        for counts_EV, chosen_Mk in zip(counts_LEV, model(tokens_BT).experts, strict=True):
+            pairs_Nk = chosen_Mk[real_N].cpu().numpy() * V + tokens_N[:, None]
+            counts_EV += np.bincount(pairs_Nk.flatten(), minlength=E * V).reshape(E, V)
     return counts_LEV, occurrences_V
 
 

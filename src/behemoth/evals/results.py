@@ -15,20 +15,29 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from behemoth.base.errors import InputError
-from behemoth.base.files import read_jsonl, write_atomic, write_json
+from behemoth.base.files import read_json, read_jsonl, write_atomic, write_json
+from behemoth.base.logs import table
 from behemoth.stats.paired import Comparison, Scores, bits_per_byte, compare
 
 if TYPE_CHECKING:
     from behemoth.data.corpus import HeldOut
 
+EXAMINED_TOKENS = 4096  # of one held-out document: a single long one must not decide the result
+NOTE = f"scored on the first {EXAMINED_TOKENS:,} tokens of each held-out document"
+
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of the table. A `reference` is for orientation: it saw other text than the models did."""
+    """One row of the table. A `reference` is for orientation: it saw other text than the models did.
+
+    step and sha256: of a model, the checkpoint that was measured and the hash of its weights.
+    """
 
     scores: Scores
     kind: Literal["model", "baseline", "reference"]
     note: str = ""
+    step: int | None = None
+    sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,8 +58,7 @@ def scores(name: str, documents: Sequence[HeldOut], nats: np.ndarray) -> Scores:
 
 def write_scores(directory: Path, found: Scores, documents: Sequence[HeldOut]) -> Path:
     """Write `directory`/held_out/NAME.jsonl, one line per document."""
-
-    path = directory / "held_out" / f"{file_name(found.name)}.jsonl"
+    path = scores_path(directory, found.name)
     lines = [
         {
             "document": document.id,
@@ -63,6 +71,10 @@ def write_scores(directory: Path, found: Scores, documents: Sequence[HeldOut]) -
     ]
     write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return path
+
+
+def scores_path(directory: Path, name: str) -> Path:
+    return directory / "held_out" / f"{file_name(name)}.jsonl"
 
 
 def read_scores(path: Path, name: str | None = None) -> Scores:
@@ -84,7 +96,10 @@ def write_results(
     lines: Iterable[Line] = (),
     pairs: Iterable[tuple[str, str]] = (),
 ) -> dict[str, Any]:
-    """Write `directory`/results.json and return it: rows, best first, and a comparison per pair of names."""
+    """Write `directory`/results.json and return it: rows, best first, and a comparison per pair of names.
+
+    Every entry is scored on documents cut to EXAMINED_TOKENS, which `note` says.
+    """
     found = {entry.scores.name: entry.scores for entry in entries}
     rows = [as_row(entry) for entry in entries] + [
         {
@@ -101,6 +116,7 @@ def write_results(
     comparisons = [as_record(compare(found[a], found[b])) for a, b in pairs]
     results = {
         "unit": "bits per byte",
+        "note": NOTE,
         "models": sorted(rows, key=lambda row: row["bits_per_byte"]),
         "comparisons": comparisons,
     }
@@ -110,6 +126,7 @@ def write_results(
 
 def as_row(entry: Entry) -> dict[str, Any]:
     interval = bits_per_byte(entry.scores)
+    weights = {"step": entry.step, "sha256": entry.sha256} if entry.sha256 else {}
     return {
         "name": entry.scores.name,
         "kind": entry.kind,
@@ -118,7 +135,37 @@ def as_row(entry: Entry) -> dict[str, Any]:
         "high": interval.high,
         "documents": len(entry.scores.documents),
         "note": entry.note,
+        **weights,
     }
+
+
+def read_baselines(directory: Path, like: Scores) -> list[Entry]:
+    """What an earlier evaluation in `directory` measured beside the models, where it is of the documents of `like`."""
+    path = directory / "results.json"
+    rows = read_json(path)["models"] if path.exists() else []
+    entries = [
+        Entry(read_scores(file, row["name"]), row["kind"], row["note"])
+        for row in rows
+        if row["kind"] != "model" and (file := scores_path(directory, row["name"])).exists()
+    ]
+    return [entry for entry in entries if same_documents(entry.scores, like)]
+
+
+def same_documents(a: Scores, b: Scores) -> bool:
+    return a.documents == b.documents and np.array_equal(a.num_bytes, b.num_bytes)
+
+
+def show(found: dict[str, Any]) -> None:
+    """Print what `write_results` returned."""
+    rows = [
+        [row["name"], f"{row['bits_per_byte']:.3f}", interval_of(row), row["note"]] for row in found["models"]
+    ]
+    table("held-out bits per byte (lower is better)", ["model", "bits per byte", "95% interval", ""], rows)
+    print("\n".join([found["note"], *(comparison["sentence"] for comparison in found["comparisons"])]))
+
+
+def interval_of(row: dict[str, Any]) -> str:
+    return "" if row["low"] is None else f"{row['low']:.3f} to {row['high']:.3f}"
 
 
 def as_record(comparison: Comparison) -> dict[str, Any]:

@@ -23,12 +23,20 @@ from torch import Tensor
 
 from behemoth.model.config import ModelConfig
 
+MULTIPLE = 32
+
+
+def round_up(length: int) -> int:
+    """To a multiple of 32, so that lengths are few: on a CPU in bf16 each new matrix shape costs the maths
+    library milliseconds of code generation, more than a small model needs for a token."""
+    return -(-length // MULTIPLE) * MULTIPLE
+
 
 class Place(NamedTuple):
     """Where the next token of each row goes, and what it sees; the same for every layer of one kind."""
 
     slot_B: Tensor
-    num_slots: int  # slots in use by the longest row, the new token included
+    num_slots: int  # as many as the longest row uses, the new token included, rounded up
     visible_B1S: Tensor
 
 
@@ -76,22 +84,17 @@ class KVCache:
         self.values = [values.index_select(0, index) for values in self.values]
         self._prepare()
 
-    @property
-    def num_bytes(self) -> int:
-        """Memory held, in bytes."""
-        return sum(x.nbytes for x in self.keys + self.values)
-
     def _prepare(self) -> None:
         """Work out the next token's place once for all layers."""
         self.positions_B = torch.tensor(self.lengths, device=self.device)
         chunk = self.config.chunk_size
+        longest, longest_chunk = max(self.lengths), max(length % chunk for length in self.lengths)
         self.places = {
-            False: self._place(self.lengths, self.positions_B),
-            True: self._place([length % chunk for length in self.lengths], self.positions_B % chunk),
+            False: self._place(self.positions_B, round_up(longest + 1)),
+            True: self._place(self.positions_B % chunk, min(round_up(longest_chunk + 1), chunk)),
         }
 
-    def _place(self, slots: list[int], slot_B: Tensor) -> Place:
-        num_slots = max(slots) + 1
+    def _place(self, slot_B: Tensor, num_slots: int) -> Place:
         visible_BS = torch.arange(num_slots, device=self.device) <= slot_B.unsqueeze(1)
         return Place(slot_B, num_slots, visible_BS.unsqueeze(1))
 
@@ -109,7 +112,7 @@ class KVCache:
         room = self.keys[layer].shape[1]
         if num_slots <= room:
             return
-        more = max(room, 32)
+        more = max(room, MULTIPLE)
         if self.config.has_rope(layer):
             more = min(more, self.config.chunk_size - room)
         self.keys[layer] = widen(self.keys[layer], more)

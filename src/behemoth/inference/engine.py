@@ -1,9 +1,9 @@
 """The engine: prompts in, tokens out. Evaluation, reinforcement learning, chat and serving all generate here.
 
 A batch is read once, padded on the right, and then grows by one token per row and forward; a row that is
-finished leaves. Prompts are taken in order of length, so that little of a batch is padding, and as many at a
-time as a budget of tokens allows. Equal prompts in a batch (the group of a policy gradient, the samples of
-pass@k) are read once. Every row has its own seed, so what it says does not depend on who is beside it.
+finished leaves. Rows are taken in order of length, so that little of a batch is padding, and as many at a time
+as a budget of tokens allows. Equal prompts in a batch (the group of a policy gradient, the samples of pass@k)
+are read once. Every row has its own seed, so what it says does not depend on who is beside it.
 
 Left out: rows that join a batch under way, prefixes kept from one call to the next, speculative decoding.
 
@@ -15,22 +15,25 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from behemoth.base.errors import InputError
-from behemoth.inference.cache import KVCache
+from behemoth.inference.cache import KVCache, round_up
 from behemoth.inference.sampling import Sampling, choose, token_logprobs
 from behemoth.model.transformer import Transformer
 
 Finish = Literal["stop", "length"]
+Tokens = Sequence[int] | np.ndarray
+Item = TypeVar("Item")
 
-LOGITS_AT_ONCE = 2**24  # 64 MiB of fp32: large enough for a full-speed product, small beside any model
+LOGITS_AT_ONCE = 2**21  # 8 MiB of fp32: they stay in a processor's cache until they are summed
+FEWEST_AT_ONCE = 128  # rows, where the vocabulary is large: fewer do not fill a matrix product
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,10 @@ class Request:
     prompt: Sequence[int]
     limit: int
     seed: int
+
+    @property
+    def room(self) -> int:
+        return len(self.prompt) + self.limit
 
 
 class Engine:
@@ -95,7 +102,7 @@ class Engine:
         tokens: list[list[Token]] = [[] for _ in prompts]
         model = at_compute_precision(self.model)
         asked = [row for row, request in enumerate(requests) if request.limit > 0]
-        for batch in self._batches(asked, requests):
+        for batch in batches(asked, lambda row: requests[row].room, self.batch_tokens):
             for place, token in decode(model, [requests[row] for row in batch], how, stops):
                 tokens[batch[place]].append(token)
         return [completion(request, answer) for request, answer in zip(requests, tokens, strict=True)]
@@ -118,17 +125,22 @@ class Engine:
             return iter(())
         return (token for _, token in decode(at_compute_precision(self.model), [request], how, stops))
 
-    def logprobs(self, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    def logprobs(self, rows: Sequence[Tokens]) -> list[np.ndarray]:
         """The natural log of the probability of each token given those before it: float32 (len(row) - 1,).
 
-        The first token of a row has nothing before it and no entry.
-        Raises InputError for a row that is empty, longer than the context, or not of this vocabulary.
+        The first token of a row has nothing before it and no entry; the last is not read, so that a row may be
+        one token longer than the context. Raises InputError for a row that is empty, longer than that, or not
+        of this vocabulary.
         """
-        requests = self._requests(rows, [0] * len(rows), [0] * len(rows))
+        for row in rows:
+            self._check(row, self.context + 1)
+        model = at_compute_precision(self.model)
         scores = [np.zeros(0, np.float32)] * len(rows)
-        for batch in self._batches(range(len(rows)), requests):
-            for row, score in zip(batch, score_batch(self.model, [rows[row] for row in batch]), strict=True):
-                scores[row] = score
+        asked = [number for number, row in enumerate(rows) if len(row) > 1]
+        for batch in batches(asked, lambda number: len(rows[number]) - 1, self.batch_tokens):
+            found = score_batch(model, [rows[number] for number in batch])
+            for number, score in zip(batch, found, strict=True):
+                scores[number] = score
         return scores
 
     def _requests(
@@ -143,39 +155,41 @@ class Engine:
         if limits and min(limits) < 0:
             raise InputError(f"max_tokens = {min(limits)}: must be 0 or more")
         for prompt in prompts:
-            self._check(prompt)
+            self._check(prompt, self.context)
         return [
             Request(prompt, min(limit, self.context - len(prompt)), seed)
             for prompt, limit, seed in zip(prompts, limits, seeds, strict=True)
         ]
 
-    def _check(self, prompt: Sequence[int]) -> None:
-        if not len(prompt):
+    def _check(self, row: Tokens, most: int) -> None:
+        if not len(row):
             raise InputError("the prompt has no tokens: begin it with the tokenizer's bos token")
-        if len(prompt) > self.context:
+        if len(row) > most:
             raise InputError(
-                f"the prompt has {len(prompt)} tokens and the context holds {self.context}: "
+                f"the prompt has {len(row)} tokens and the context holds {self.context}: "
                 "shorten the prompt or raise the context"
             )
-        low, high, size = min(prompt), max(prompt), self.model.config.vocab_size
+        low, high, size = np.min(row), np.max(row), self.model.config.vocab_size
         if low < 0 or high >= size:
             raise InputError(
                 f"token {low if low < 0 else high} is not among the model's {size}: "
                 "the text was not encoded by this model's tokenizer"
             )
 
-    def _batches(self, rows: Iterable[int], requests: Sequence[Request]) -> Iterator[list[int]]:
-        """Rows in order of length, longest prompt first, as many at a time as the budget holds."""
-        batch: list[int] = []
-        longest = 0
-        for row in sorted(rows, key=lambda row: -len(requests[row].prompt)):
-            total = len(requests[row].prompt) + requests[row].limit
-            if batch and max(longest, total) * (len(batch) + 1) > self.batch_tokens:
-                yield batch
-                batch, longest = [], 0
-            batch, longest = [*batch, row], max(longest, total)
-        if batch:
+
+def batches(rows: Iterable[Item], room: Callable[[Item], int], budget: int) -> Iterator[list[Item]]:
+    """Rows in order of the slots that each needs, most first, as many at a time as `budget` slots hold.
+
+    A row too large for the budget comes alone. As `pad` rounds lengths up, most batches have one of few shapes.
+    """
+    batch: list[Item] = []
+    for row in sorted(rows, key=room, reverse=True):
+        if batch and (len(batch) + 1) * round_up(room(batch[0])) > budget:
             yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def completion(request: Request, tokens: Sequence[Token]) -> Completion:
@@ -225,7 +239,8 @@ def read(model: Transformer, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, 
     rows = [places.setdefault(tuple(prompt), len(places)) for prompt in prompts]
     lengths, device = [len(prompt) for prompt in places], model.embed_tokens.weight.device
     cache = KVCache(model.config, lengths, device)
-    hidden_BTD = model(pad(list(places), device), cache=cache).hidden_BTD
+    tokens_BT, _ = pad(list(places), device)
+    hidden_BTD = model(tokens_BT, cache=cache).hidden_BTD
     last_BD = hidden_BTD[torch.arange(len(lengths), device=device), cache.positions_B - 1]
     if len(places) < len(rows):
         cache.take(rows)
@@ -234,28 +249,29 @@ def read(model: Transformer, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, 
 
 
 @torch.inference_mode()
-def score_batch(model: Transformer, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+def score_batch(model: Transformer, rows: Sequence[Tokens]) -> list[np.ndarray]:
     """`Engine.logprobs` of one batch: one forward, and the head a few thousand tokens at a time."""
-    tokens_BT = pad(rows, model.embed_tokens.weight.device)
-    hidden_BTD = model(tokens_BT).hidden_BTD
-    lengths = [len(row) for row in rows]
-    lengths_B1 = torch.tensor(lengths, device=tokens_BT.device).unsqueeze(1)
-    real_BT = torch.arange(1, tokens_BT.shape[1], device=tokens_BT.device) < lengths_B1
-    hidden_ND, targets_N = hidden_BTD[:, :-1][real_BT], tokens_BT[:, 1:][real_BT]
-    piece = max(1, LOGITS_AT_ONCE // model.config.vocab_size)
+    device = model.embed_tokens.weight.device
+    tokens_BT, real_BT = pad([row[:-1] for row in rows], device)
+    hidden_ND = model(tokens_BT).hidden_BTD[real_BT]
+    targets_N = torch.from_numpy(np.concatenate([row[1:] for row in rows]).astype(np.int64)).to(device)
+    piece = max(FEWEST_AT_ONCE, LOGITS_AT_ONCE // model.config.vocab_size)
     scores = [
         token_logprobs(model.logits(hidden), targets)
         for hidden, targets in zip(hidden_ND.split(piece), targets_N.split(piece), strict=True)
     ]
-    return np.split(torch.cat(scores).cpu().numpy(), np.cumsum([length - 1 for length in lengths])[:-1])
+    return np.split(torch.cat(scores).cpu().numpy(), np.cumsum([len(row) - 1 for row in rows])[:-1])
 
 
-def pad(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """(B, longest) int64, filled up on the right with token 0, which no real token ever sees."""
-    tokens_BT = torch.zeros(len(rows), max(len(row) for row in rows), dtype=torch.int64)
-    for row, tokens in enumerate(rows):
-        tokens_BT[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-    return tokens_BT.to(device)
+def pad(rows: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids (B, T) int64, filled up on the right with token 0, which no real token ever sees, and which slots
+    are real, (B, T) bool. T is the longest row's length, rounded up."""
+    longest = round_up(max(len(row) for row in rows))
+    tokens_BT = np.zeros((len(rows), longest), np.int64)
+    for place, row in enumerate(rows):
+        tokens_BT[place, : len(row)] = row
+    real_BT = np.arange(longest) < np.array([len(row) for row in rows])[:, None]
+    return torch.from_numpy(tokens_BT).to(device), torch.from_numpy(real_BT).to(device)
 
 
 def at_compute_precision(model: Transformer) -> Transformer:

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from behemoth.base.errors import InputError
@@ -50,9 +51,8 @@ def choose(logits_BV: Tensor, how: Sampling, seeds: Sequence[int], index: int) -
 
 
 def token_logprobs(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
-    """log softmax(logits) at the given tokens, (N,) fp32, without writing out the whole log-softmax."""
-    logits_NV = logits_NV.float()
-    return logits_NV.gather(-1, tokens_N.unsqueeze(-1)).squeeze(-1) - logits_NV.logsumexp(-1)
+    """log softmax(logits) at the given tokens, (N,) fp32."""
+    return -F.cross_entropy(logits_NV.float(), tokens_N, reduction="none")
 
 
 def draw(logits_BV: Tensor, how: Sampling, seeds: Sequence[int], index: int) -> Tensor:

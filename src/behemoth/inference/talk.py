@@ -72,7 +72,9 @@ def chat_loop(
 ) -> None:
     """Talk until /quit or the end of input (`read` gives None).
 
-    Ctrl-C during an answer ends the answer; what was said of it stays in the conversation.
+    post_trained: whether the model was taught to answer. If so it is given the whole conversation, in the chat
+    template, as far as the context holds it; if not, each line alone, as a text to go on with. Ctrl-C ends an
+    answer; what was said of it stays in the conversation.
     """
     write(HELP if post_trained else UNTRAINED + HELP)
     messages: list[Message] = []

@@ -76,6 +76,11 @@ class ModelConfig(Frozen):
             problems.append(
                 f"experts_per_token = {self.experts_per_token} is more than num_experts = {self.num_experts}"
             )
+        if self.num_experts and self.moe_every > self.num_layers:
+            problems.append(
+                f"moe_every = {self.moe_every} is more than num_layers = {self.num_layers}, so that no layer gets "
+                f"the {self.num_experts} experts; lower it, or set the experts to 0"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self

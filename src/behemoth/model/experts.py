@@ -85,7 +85,9 @@ def lay_out(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, int]:
     """Where each pair goes: its slot, in expert order; the end of each expert's slots; how many slots there are."""
     expert_P = routing.experts_Nk.flatten()
     order_P = expert_P.argsort(stable=True)
-    place_P = torch.empty_like(order_P).scatter_(0, order_P, torch.arange(len(order_P), device=order_P.device))
+    place_P = torch.empty_like(order_P).scatter_(
+        0, order_P, torch.arange(len(order_P), device=order_P.device)
+    )
     count_E = routing.load_E.long()
     room_E = (count_E + multiple - 1) // multiple * multiple
     ends_E = room_E.cumsum(0)

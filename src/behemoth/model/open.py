@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +40,12 @@ class Opened:
     name: str  # the member, or the directory's name
     sha256: str  # of config.json and the weight files
     directory: Path  # where these lie
+
+    @property
+    def step(self) -> int | None:
+        """The step of the checkpoint that the weights lie in; None outside one."""
+        found = re.fullmatch(r"step-(\d+)", self.directory.absolute().parent.parent.name)
+        return int(found[1]) if found else None
 
 
 def open_model(

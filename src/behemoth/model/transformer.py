@@ -109,13 +109,18 @@ def temperature(positions: Tensor, config: ModelConfig) -> Tensor:
 def attend(q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, mask_BTS: Tensor | None) -> Tensor:
     """Softmax attention; query head h reads key head h // (H/G). No mask means causal with T = S. (B, T, H, K)
 
-    On a CPU in bf16 the written-out product is up to three times faster than torch's fused kernel at the chunk
-    lengths of small models (benchmarks/attention_cpu.py); everywhere else the fused kernel is.
+    On a CPU in bf16 the written-out product is two to four times as fast as torch's fused kernel at chunks of 64 and
+    128, and still a little at 512 (benchmarks/attention_cpu.py); everywhere else the fused kernel is.
     """
     q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= 512:
         return attend_plainly(q_BTHK, k_BSGK, v_BSGK, mask_BTS)
     mask = None if mask_BTS is None else mask_BTS.unsqueeze(1)
+    groups = q.shape[1] // k.shape[1]
+    if (
+        groups > 1 and mask is not None and q.device.type == "cuda"
+    ):  # most fused kernels take only one of the two
+        k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
         q, k, v, mask, is_causal=mask is None, enable_gqa=grouped

@@ -162,10 +162,14 @@ def results(run: Run) -> str:
                 [result_row(row) for row in rows],
                 numbers={1, 2},
                 classes=[row.get("kind", "") for row in rows],
-                caption=f"On {words(' or '.join(counts))} documents that no model was trained on.",
+                caption=f"On {words(' or '.join(counts))} documents that no model was trained on{how_scored(run)}.",
             ),
         ]
     )
+
+
+def how_scored(run: Run) -> str:
+    return f", {words(run.results['note'])}" if run.results.get("note") else ""
 
 
 def sentence_item(sentence: str) -> str:
@@ -204,7 +208,11 @@ def held_out_figure(run: Run) -> str:
     tokens = run.tokens_at()
     found = []
     for name in run.member_names():
-        lines = [line for line in run.held_out if line["member"] == name and line["step"] in tokens]
+        lines = [
+            line
+            for line in run.held_out
+            if line["member"] == name and line["step"] in tokens and is_number(line["bits_per_byte"])
+        ]
         marks = [held_out_mark(line, tokens[line["step"]]) for line in lines]
         if marks:
             found.append(Curve(name, [mark[:2] for mark in marks], marks))

@@ -26,27 +26,12 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 from behemoth.base.errors import DamagedError, InputError
 from behemoth.base.files import read_json, write_atomic, write_json
 from behemoth.text.chat import CHAT_TOKENS, JINJA
+from behemoth.text.vocabulary import SMALLEST_VOCABULARY, SPECIAL_TOKENS, padded, too_small
 
 QWEN2_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-SPECIAL_TOKENS = (
-    "<|begin_of_text|>",
-    "<|end_of_text|>",
-    "<|fim_prefix|>",
-    "<|fim_middle|>",
-    "<|fim_suffix|>",
-    "<|header_start|>",
-    "<|header_end|>",
-    "<|eom|>",
-    "<|eot|>",
-    "<|python_start|>",
-    "<|python_end|>",
-    "<|finetune_right_pad|>",
-)
-PADDED_TO = 64  # matmuls like a vocabulary that is a multiple of this
-SMALLEST_VOCABULARY = 320  # 256 bytes and the special tokens, padded
 
 BOS_NAMES = ("<|begin_of_text|>", "<s>", "<|startoftext|>")
 EOS_NAMES = ("<|end_of_text|>", "</s>", "<|endoftext|>")
@@ -81,6 +66,8 @@ class Tokenizer:
         self.sha256 = hashlib.sha256(definition.encode()).hexdigest()
         self._bpe = tokenizers.Tokenizer.from_str(definition)
         self._bpe.encode_special_tokens = True
+        self._bpe.no_truncation()  # a definition may ask for either, and text would be cut or filled in silence
+        self._bpe.no_padding()
         added = self._bpe.get_added_tokens_decoder()
         plain = self._bpe.normalizer is None and all(token.special for token in added.values())
         self._by_line = plain and QWEN2_SPLIT in _split_patterns(definition)
@@ -101,10 +88,7 @@ class Tokenizer:
         The same texts give the same bytes. InputError when `vocab_size` cannot hold the bytes and specials.
         """
         if vocab_size < SMALLEST_VOCABULARY:
-            raise InputError(
-                f"vocab_size = {vocab_size} is too small: 256 bytes and {len(SPECIAL_TOKENS)} special tokens "
-                f"need at least {SMALLEST_VOCABULARY}"
-            )
+            raise InputError(too_small(vocab_size))
         bpe = tokenizers.Tokenizer(models.BPE())
         bpe.pre_tokenizer = pre_tokenizers.Sequence(
             [
@@ -114,13 +98,13 @@ class Tokenizer:
         )
         bpe.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
-            vocab_size=_padded(vocab_size) - len(SPECIAL_TOKENS),
+            vocab_size=padded(vocab_size) - len(SPECIAL_TOKENS),
             initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
             show_progress=False,
         )
         bpe.train_from_iterator(map(_encodable, texts), trainer)
         size = bpe.get_vocab_size() + len(SPECIAL_TOKENS)
-        reserved = [f"<|reserved_special_token_{i}|>" for i in range(_padded(size) - size)]
+        reserved = [f"<|reserved_special_token_{i}|>" for i in range(padded(size) - size)]
         bpe.add_special_tokens([AddedToken(name, normalized=False) for name in (*SPECIAL_TOKENS, *reserved)])
         names = ControlNames(
             bos="<|begin_of_text|>", eos="<|end_of_text|>", eot="<|eot|>", pad="<|finetune_right_pad|>"
@@ -221,10 +205,6 @@ def _encodable(text: str) -> str:
     return text
 
 
-def _padded(size: int) -> int:
-    return -(-size // PADDED_TO) * PADDED_TO
-
-
 def _split_patterns(definition: str) -> list[str]:
     pre_tokenizer = json.loads(definition).get("pre_tokenizer") or {}
     steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
@@ -242,7 +222,7 @@ def _token_bytes(bpe: tokenizers.Tokenizer) -> list[bytes]:
     """The bytes of text of every id; empty for special tokens and for ids that pad the vocabulary."""
     vocabulary, added = bpe.get_vocab(), bpe.get_added_tokens_decoder()
     byte_of = _byte_characters()
-    table = [b""] * _padded(max(vocabulary.values()) + 1)
+    table = [b""] * padded(max(vocabulary.values()) + 1)
     for token, i in vocabulary.items():
         if i not in added:
             table[i] = bytes(byte_of[character] for character in token)

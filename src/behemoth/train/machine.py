@@ -20,8 +20,14 @@ def device() -> torch.device:
 
 
 def matmul_flops(dtype: torch.dtype, where: torch.device, size: int | None = None) -> float:
-    """The best rate of a square matrix product, in FLOP/s; the denominator of "share of peak"."""
+    """The best rate of a square matrix product, in FLOP/s; the denominator of "share of peak".
+
+    On a CPU one thread is measured and multiplied: on a busy machine several would wait for each other, and the
+    measurement with them.
+    """
     size = size or (512 if where.type == "cpu" else 8192)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     a, b = (torch.randn(size, size, device=where).to(dtype) for _ in range(2))
     best, deadline = float("inf"), time.perf_counter() + 0.15
     while time.perf_counter() < deadline:
@@ -31,7 +37,8 @@ def matmul_flops(dtype: torch.dtype, where: torch.device, size: int | None = Non
             a @ b
         synchronise(where)
         best = min(best, (time.perf_counter() - began) / 4)
-    return 2 * size**3 / best
+    torch.set_num_threads(threads)
+    return 2 * size**3 / best * (threads if where.type == "cpu" else 1)
 
 
 def synchronise(where: torch.device) -> None:
@@ -40,16 +47,11 @@ def synchronise(where: torch.device) -> None:
 
 
 def choose_precision(where: torch.device) -> tuple[str, str]:
-    """ "bf16" where this machine computes in it, "fp32" otherwise; and the reason."""
+    """Answers bf16 where this machine computes in it, fp32 otherwise; and the reason."""
     if where.type == "cuda":
         real = torch.cuda.is_bf16_supported(including_emulation=False)
         return ("bf16", "this GPU computes in it") if real else ("fp32", "this GPU does not compute in bf16")
-    threads = torch.get_num_threads()
-    torch.set_num_threads(
-        1
-    )  # the threads of a busy machine wait for each other, and the measurement with them
     gain = matmul_flops(torch.bfloat16, where) / matmul_flops(torch.float32, where)
-    torch.set_num_threads(threads)
     measured = f"bf16 measured {gain:.1f}x as fast as fp32 on this processor"
     return ("bf16", measured) if gain >= BF16_GAIN else ("fp32", measured)
 

@@ -1,18 +1,22 @@
 """What a run tells: one aligned line a step for people, one JSON object a step for programs.
 
 The line goes to stderr, the objects to `metrics.jsonl`; TensorBoard gets the same numbers when it is installed.
+None of this can stop a run: what a full disk does not take is lost, and said to be.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from behemoth.base.files import append_jsonl, read_jsonl, write_atomic
+from behemoth.base.logs import say
 from behemoth.base.units import human_count, human_duration
 from behemoth.train.loop import Member, Step, Update
 
@@ -38,10 +42,10 @@ class Monitor:
     ):
         self.directory, self.members, self.steps = directory, members, steps
         self.flops, self.peak_flops = flops, peak_flops
-        self.lines, self.seconds, self.flops_done = 0, 0.0, 0.0
+        self.lines, self.lost, self.seconds, self.flops_done = 0, 0, 0.0, 0.0
         for name in FILES:
             cut(directory / name, start)
-        self.board = tensorboard(directory)
+        self.board = tensorboard(directory, start)
 
     def step(self, step: Step) -> None:
         flops = sum(self.flops[name] for name in step.updates)
@@ -56,21 +60,38 @@ class Monitor:
             "peak_share": round(share, 4),
             "members": {name: describe(update) for name, update in step.updates.items()},
         }
-        append_jsonl(self.directory / "metrics.jsonl", record)
+        curves = {"tokens_per_second": rate}
+        for name, update in step.updates.items():
+            numbers = update.metrics | {"grad_norm": update.grad_norm}
+            curves |= {f"{name}/{key}": value for key, value in numbers.items()}
+        self.write("metrics.jsonl", record, curves)
         self.print_line(step, rate, share)
-        if self.board is not None:
-            for name, update in step.updates.items():
-                for key, value in update.metrics.items():
-                    self.board.add_scalar(f"{name}/{key}", value, step.step)
-            self.board.add_scalar("tokens_per_second", rate, step.step)
 
     def held_out(self, step: int, member: str, bits_per_byte: float) -> None:
         record = {"step": step, "member": member, "bits_per_byte": bits_per_byte}
-        append_jsonl(self.directory / "heldout.jsonl", record)
+        self.write("heldout.jsonl", record, {f"{member}/held_out_bits_per_byte": bits_per_byte})
 
     def sample(self, step: int, member: str, prompt: str, text: str) -> None:
-        record = {"step": step, "member": member, "prompt": prompt, "text": text}
-        append_jsonl(self.directory / "samples.jsonl", record)
+        self.write("samples.jsonl", {"step": step, "member": member, "prompt": prompt, "text": text}, {})
+
+    def write(self, name: str, record: dict[str, Any], curves: dict[str, float]) -> None:
+        """Add a line to a file, and a point to each of TensorBoard's curves. A disk that refuses is told of once."""
+        try:
+            append_jsonl(self.directory / name, plain(record))
+            for curve, value in curves.items() if self.board is not None else ():
+                self.board.add_scalar(curve, value, record["step"])
+        except OSError as error:
+            self.lost += 1
+            self.board = None  # it writes in a thread, whose errors nobody can catch
+            if self.lost == 1:
+                say(f"{name}: {error.strerror}; training goes on, and what cannot be written of it is lost")
+
+    def close(self) -> None:
+        if self.lost:
+            say(f"{self.lost} records of {', '.join(FILES)} or TensorBoard were lost")
+        if self.board is not None:
+            with suppress(OSError):
+                self.board.close()
 
     def seconds_left(self, done: int) -> float:
         """From the arithmetic still to do, for students join late and cost extra."""
@@ -110,6 +131,18 @@ def describe(update: Update) -> dict[str, Any]:
     }
 
 
+def plain(value: Any) -> Any:
+    """null where a number is not finite: JSON has no word for it, and other programs' readers stop there."""
+    match value:
+        case float():
+            return value if math.isfinite(value) else None
+        case dict():
+            return {key: plain(part) for key, part in value.items()}
+        case list():
+            return [plain(part) for part in value]
+    return value
+
+
 def cut(path: Path, last_step: int) -> None:
     """Keep the records up to `last_step`, and drop a torn last line."""
     if path.exists():
@@ -117,10 +150,10 @@ def cut(path: Path, last_step: int) -> None:
         write_atomic(path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept))
 
 
-def tensorboard(directory: Path) -> Any:
-    """A SummaryWriter, or None where TensorBoard is not installed."""
+def tensorboard(directory: Path, start: int) -> Any:
+    """A SummaryWriter that goes on after step `start`, or None where TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(directory / "tensorboard")
+    return SummaryWriter(directory / "tensorboard", purge_step=start + 1)
