@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from behemoth import cli, stages
+from behemoth import cli, measure, rundir, stages
 from behemoth.base.errors import AnswerIsNo
 from behemoth.base.files import read_json, read_jsonl, write_json, write_manifest
 from behemoth.data.corpus import Corpus
@@ -301,14 +301,14 @@ def test_eval_says_when_a_training_text_is_unknown(run, capsys, tmp_path):
 
 
 def test_baselines_say_how_much_they_were_fitted_on(run, monkeypatch):
-    monkeypatch.setattr(stages, "BASELINE_TOKENS", 4096)
-    job = stages.begin(run.parent / "recipe.toml", run, [])
-    notes = {name: note for name, _, _, note in stages.fit_baselines(job, job.corpus(), job.tokenizer())}
+    monkeypatch.setattr(measure, "BASELINE_TOKENS", 4096)
+    job = rundir.begin(run.parent / "recipe.toml", run, [])
+    notes = {name: note for name, _, _, note in measure.fit_baselines(job, job.corpus(), job.tokenizer())}
     assert notes["token 3-gram"] == "fitted on the first 4,096 of the tokens the teacher saw"
     assert notes["byte 5-gram (small-one's tokens)"] == "fitted on the tokens small-one saw"
     assert "% of the training text" in notes["token 3-gram (whole corpus)"]
-    monkeypatch.setattr(stages, "BASELINE_TOKENS", 1)  # less than a row, and still something to fit
-    assert len(list(stages.fit_baselines(job, job.corpus(), job.tokenizer()))) == 6
+    monkeypatch.setattr(measure, "BASELINE_TOKENS", 1)  # less than a row, and still something to fit
+    assert len(list(measure.fit_baselines(job, job.corpus(), job.tokenizer()))) == 6
 
 
 def test_the_whole_corpus_is_every_source_once(tmp_path):
@@ -322,11 +322,11 @@ def test_the_whole_corpus_is_every_source_once(tmp_path):
     place = {"vocab_size": 320, "seed": 0, "tokenizer_directory": tmp_path / "tokenizer"}
     prepare(sources, tmp_path / "data", tokenizer=None, held_out=0.1, **place)
     corpus = Corpus.open(tmp_path / "data")
-    rows = list(stages.every_row(corpus, 16))
+    rows = list(measure.every_row(corpus, 16))
     assert len(rows) == corpus.batches(16, 1, 0).num_rows
     assert len({b"".join(piece.tobytes() for piece in row) for row in rows}) == len(rows)
     assert corpus.num_tokens - 2 * 17 <= 16 * len(rows) <= corpus.num_tokens
-    assert len(list(stages.every_row(corpus, 16, share=0.5))) == pytest.approx(len(rows) / 2, abs=2)
+    assert len(list(measure.every_row(corpus, 16, share=0.5))) == pytest.approx(len(rows) / 2, abs=2)
 
 
 def test_what_is_suggested_next_works(run, capsys):
@@ -363,10 +363,10 @@ def test_an_export_that_fails_leaves_the_one_before(run, tmp_path, monkeypatch):
 
 
 def test_the_commit_is_that_of_our_own_checkout_only(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "__file__", str(tmp_path / "lib" / "behemoth" / "stages.py"))
-    assert stages.commit() == ""
+    monkeypatch.setattr(rundir, "__file__", str(tmp_path / "lib" / "behemoth" / "rundir.py"))
+    assert rundir.commit() == ""
     (tmp_path / "pyproject.toml").write_text('[project]\nname = "somebody-elses"\n')
-    assert stages.commit() == ""
+    assert rundir.commit() == ""
 
 
 def test_answers_for_programs(run, capsys):
