@@ -5,14 +5,16 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 
 from behemoth import cli, measure, rundir, stages
-from behemoth.base.errors import AnswerIsNo
+from behemoth.base.errors import AnswerIsNo, InputError
 from behemoth.base.files import read_json, read_jsonl, write_json, write_manifest
+from behemoth.base.logs import say
 from behemoth.data.corpus import Corpus
 from behemoth.data.prepare import prepare
 from behemoth.data.sources import FilesSource
@@ -114,6 +116,8 @@ def test_every_member_is_measured_beside_its_baselines(run):
     } <= names
     assert [(c["a"], c["b"]) for c in found["comparisons"]] == [
         ("teacher", "token 3-gram"),
+        ("teacher", "byte 5-gram"),
+        ("small-one", "token 3-gram (small-one's tokens)"),
         ("small-one", "byte 5-gram (small-one's tokens)"),
         ("small-one", "small-one-control"),
     ]
@@ -161,6 +165,8 @@ def test_seconds_add_up_until_a_stage_is_finished_and_then_are_replaced(tmp_path
     clock = iter([0, 5, 100, 107, 200, 203])
     monkeypatch.setattr(stages.time, "monotonic", lambda: next(clock))
     job = SimpleNamespace(directory=tmp_path)
+    finished = {"seconds": 1.0, "finished": "2026-01-01"}
+    write_json(tmp_path / "stages.json", {"data": finished, "pretrain": finished, "report": finished})
 
     def fails(_):
         raise KeyboardInterrupt
@@ -177,7 +183,44 @@ def test_seconds_add_up_until_a_stage_is_finished_and_then_are_replaced(tmp_path
     assert facts["finished"]
     stages.do(job, "evaluate", works, asked=False)  # finished: not run, and no time taken
     stages.do(job, "evaluate", works, asked=True)
-    assert read_json(tmp_path / "stages.json")["evaluate"]["seconds"] == 3
+    stored = read_json(tmp_path / "stages.json")
+    assert stored["evaluate"]["seconds"] == 3
+    assert stored["report"]["finished"] is None  # it shows the old evaluation, so it is to be drawn again
+
+
+def test_a_stage_waits_for_the_ones_it_needs(tmp_path):
+    job = SimpleNamespace(directory=tmp_path)
+    write_json(tmp_path / "stages.json", {"data": {"seconds": 1.0, "finished": "2026-01-01"}})
+    for name in ("evaluate", "export", "report"):
+        with pytest.raises(InputError, match="pretrain stage first"):
+            stages.do(job, name, lambda _: None, asked=True)
+
+
+def test_a_frozen_recipe_stays_as_it_is(run, tmp_path):
+    copy = shutil.copytree(run, tmp_path / "run")
+    settled = copy / "recipe.toml"
+    rundir.begin(run.parent / "recipe.toml", copy, [])
+    settled.write_text(settled.read_text().replace("balance = 0.01", "balance = 0.02"))
+    with pytest.raises(InputError, match="was changed after the run began"):
+        rundir.begin(run.parent / "recipe.toml", copy, [])
+
+
+def test_eval_does_not_write_over_the_runs_own_results(run, capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["eval", str(run), "--out", str(run / "evals")])
+    assert end.value.code == 2
+    assert "keeps its own results" in capsys.readouterr().err
+
+
+def test_nobody_reading_stderr_stops_nothing(monkeypatch):
+    class Gone:
+        def write(self, _: str) -> None:
+            raise BrokenPipeError
+
+        flush = write
+
+    monkeypatch.setattr(sys, "stderr", Gone())
+    say("into the void")
 
 
 @pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 16])
@@ -193,7 +236,9 @@ def test_a_signal_in_any_step_saves_and_leaves(untrained, monkeypatch, capsys, s
     first = read_json(copy / "stages.json")["pretrain"]
     assert first["finished"] is None
     held_out = list(read_jsonl(copy / "pretrain" / "heldout.jsonl"))
-    assert step not in [line["step"] for line in held_out]
+    assert (step in [line["step"] for line in held_out]) == (
+        step == 16
+    )  # no session after the last step adds it
     train()
     facts = read_json(copy / "stages.json")["pretrain"]
     assert facts["finished"]

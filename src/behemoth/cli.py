@@ -22,7 +22,7 @@ REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, 
 
 app = typer.Typer(
     name="behemoth",
-    help="Train, test and release sparse mixture-of-experts models, from one recipe file.",
+    help="Train, measure and export sparse mixture-of-experts models, from one recipe file.",
     add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,

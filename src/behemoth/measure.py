@@ -103,10 +103,12 @@ def said(name: str) -> str:
 
 
 def pairs(names: list[str], resolved: Resolved) -> list[tuple[str, str]]:
-    """Who is compared with whom: the teacher with the better n-gram, a student with its n-gram and its control."""
-    found = [(build.TEACHER, "token 3-gram")]
+    """Who is compared with whom: each with both n-grams of its own tokens, a student with its control too."""
+    found = [(build.TEACHER, "token 3-gram"), (build.TEACHER, "byte 5-gram")]
     for student in resolved.students:
-        found.append((student.name, f"byte 5-gram ({student.name}'s tokens)"))
+        found += [
+            (student.name, f"{kind} ({student.name}'s tokens)") for kind in ("token 3-gram", "byte 5-gram")
+        ]
         if student.control:
             found.append((student.name, student.name + build.CONTROL))
     return found

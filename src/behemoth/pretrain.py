@@ -54,10 +54,10 @@ def pretrain(job: Run) -> None:
             for member in members:
                 if member.name not in step.updates:
                     continue
-                if (last or step.step % settings.evaluate_every == 0) and not interrupt.requested:
+                if last or (step.step % settings.evaluate_every == 0 and not interrupt.requested):
                     bits = perplexity.held_out_bits(member.model, probe, settings.context_length)
                     monitor.held_out(step.step, member.name, bits)
-                if (last or step.step % settings.sample_every == 0) and not interrupt.requested:
+                if last or (step.step % settings.sample_every == 0 and not interrupt.requested):
                     for prompt, text in sample(member, tokenizer, prompts):
                         monitor.sample(step.step, member.name, prompt, text)
             if last or interrupt.requested or step.step % settings.save_every == 0:

@@ -628,7 +628,7 @@ def settings(resolved: Resolved) -> list[Setting]:
 def to_toml(resolved: Resolved) -> str:
     """The complete recipe as a file; each derived value is followed by its reason."""
     lines = [
-        "# Complete: a value that was derived is followed by the reason, and may be changed like any other."
+        "# Complete: a value that was derived is followed by the reason. A copy may be changed and run anew."
     ]
     for header, prefix, table in _tables(resolved):
         lines += ["", header] if header else [""]

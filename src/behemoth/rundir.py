@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from behemoth.base.errors import InputError
-from behemoth.base.files import read_json, write_json
+from behemoth.base.files import read_json, sha256, write_json
 from behemoth.data.corpus import Corpus
 from behemoth.recipe import Recipe, Resolved, load_recipe, resolve
 from behemoth.text.tokenizer import Tokenizer
@@ -66,6 +66,11 @@ def begin(recipe_path: Path, out: Path | None, overrides: list[str]) -> Run:
     job = Run(directory, recipe)
     settled = directory / "recipe.toml"
     if settled.exists():
+        frozen = read_json(record).get("recipe_sha256")
+        if frozen not in (None, sha256(settled)):
+            raise InputError(
+                f"{settled} was changed after the run began; copy it and run the copy with another --out"
+            )
         job.resolved = resolve(load_recipe(settled), where=str(settled))
     return job
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from behemoth import build
 from behemoth.base.errors import InputError
-from behemoth.base.files import read_json, remove_tree, write_atomic, write_json
+from behemoth.base.files import read_json, remove_tree, sha256, write_atomic, write_json
 from behemoth.base.logs import say, table
 from behemoth.base.units import human_count
 from behemoth.evals import results
@@ -58,6 +58,12 @@ def do(job: Run, name: str, stage: Callable[[Run], None], asked: bool) -> None:
         if asked:
             say(f"{name} is finished and stays as it is; another --out begins a run of its own")
         return
+    order = list(STAGES)
+    for earlier in (needed for needed in ONCE if order.index(needed) < order.index(name)):
+        if not read_stages(job).get(earlier, {}).get("finished"):
+            raise InputError(
+                f"{name} needs the {earlier} stage first; `behemoth run` without --stage does all in order"
+            )
     say(f"-- {name}")
     spent, began = 0.0 if before["finished"] else before["seconds"], time.monotonic()
     try:
@@ -67,6 +73,8 @@ def do(job: Run, name: str, stage: Callable[[Run], None], asked: bool) -> None:
             note_time(job, name, spent + time.monotonic() - began, None)
         raise
     note_time(job, name, spent + time.monotonic() - began, now())
+    if name != "report" and (drawn := read_stages(job).get("report")):
+        note_time(job, "report", drawn["seconds"], None)  # what it shows is no longer all there is
 
 
 def read_stages(job: Run) -> dict[str, Any]:
@@ -88,7 +96,9 @@ def data(job: Run) -> None:
         build.prepare_data(job.recipe, job.directory)
     if job.resolved is None:
         job.resolved = settle(job)
-        write_atomic(job.directory / "recipe.toml", to_toml(job.resolved))
+        settled, record = job.directory / "recipe.toml", job.directory / "record.json"
+        write_atomic(settled, to_toml(job.resolved))
+        write_json(record, read_json(record) | {"recipe_sha256": sha256(settled)})
 
 
 def settle(job: Run) -> Resolved:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from behemoth import build
 from behemoth.base.errors import InputError
@@ -69,7 +71,7 @@ def chat(model: str, temperature: float, top_p: float, seed: int) -> None:
 
 def read_line() -> str | None:
     try:
-        return input("> ")
+        return input("> " if sys.stdin.isatty() else "")
     except EOFError:
         return None
 
@@ -98,6 +100,15 @@ def evaluate(models: list[str], against: str | None, out: Path | None, as_json: 
     training = resolve(load_recipe(home / "recipe.toml"), where=str(home / "recipe.toml")).train
     context = min([training.context_length, *(one.model.config.context_length for one in opened.values())])
     documents = perplexity.beginnings(corpus.held_out(), tokenizer.byte_lengths, results.EXAMINED_TOKENS)
+
+    if out is not None and out.resolve() == (home / "evals").resolve():
+        raise InputError(
+            f"--out {out}: that is where the run keeps its own results; choose another directory"
+        )
+    if len({results.file_name(spec) for spec in opened}) < len(opened):
+        raise InputError(
+            f"{', '.join(opened)}: two of these would be written under one name; rename a directory"
+        )
 
     entries = []
     for spec, one in opened.items():
@@ -176,15 +187,23 @@ def export(model: str, to: str, directory: Path, as_json: bool) -> None:
         print(json.dumps({"directory": str(directory), "receipt": receipt}))
         return
     rows = [
-        [check["name"], check["value"], check["limit"], "ok" if check["ok"] else "NO"]
+        [check["name"], brief(check["value"]), brief(check["limit"]), "ok" if check["ok"] else "NO"]
         for check in receipt["checks"]
     ]
     table(f"receipt of {directory}", ["check", "value", "limit", ""], rows)
 
 
+def brief(value: Any) -> str:
+    return "" if value is None else f"{value:.2g}" if isinstance(value, float) else str(value)
+
+
 def data_show(source: Path, rows: int, as_json: bool) -> None:
     """The first packed rows of a run, or of a recipe whose text is prepared aside for the purpose."""
     settled = source / "recipe.toml" if source.is_dir() else source
+    if source.is_dir() and not settled.exists():
+        raise InputError(
+            f"{source} has no recipe, so no text of its own (an imported model, or no run at all)"
+        )
     recipe = load_recipe(settled)
     context = resolve(recipe, where=str(settled)).train.context_length
     with tempfile.TemporaryDirectory() as aside:

@@ -35,11 +35,6 @@ print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024))
 """
 
 
-def text_in(data: Path) -> Path:
-    """The `pretrain/` subfolder where there is one, else the folder itself."""
-    return data / "pretrain" if (data / "pretrain").is_dir() else data
-
-
 def copies(source: FilesSource) -> Iterator[str]:
     """The documents again and again, each time with their words in another order."""
     for copy in itertools.count():
@@ -52,7 +47,7 @@ def write_text(folder: Path, data: Path, size: int) -> int:
     """Files of 8 MB in turn as .jsonl.gz and .txt (one long text) until there are `size` bytes of text."""
     folder.mkdir()
     texts, held, written = [], 0, 0
-    for text in copies(FilesSource(text_in(data))):
+    for text in copies(FilesSource(data)):
         texts.append(text)
         held += len(text.encode())
         if held >= min(FILE_BYTES, size - written):

@@ -6,9 +6,10 @@ in a log file it is one plain line every ten seconds. `rich` is imported only wh
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -30,8 +31,9 @@ def console() -> Console:
 
 
 def say(text: str) -> None:
-    """One note for people, on stderr; brackets in it are not markup."""
-    console().print(text, markup=False, soft_wrap=True)
+    """One note for people, on stderr. Nobody reading it, or a full disk under it, is no reason to stop."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def _render_row(row: Row, number: int, tokenizer: Tokenizer) -> str:
     pieces = row.pieces()
     learnt = int(row.weights().sum())
     lines = [
-        f"=== row {number}: {len(row.slots) - 1:,} tokens, {learnt:,} learnt, {len(pieces)} documents ==="
+        f"=== row {number}: {len(row.slots) - 1:,} tokens, {learnt:,} learnt, and one more to predict ==="
     ]
     for index, piece in enumerate(pieces):
         lines.append(f"--- document {index}: {len(piece):,} tokens ---")

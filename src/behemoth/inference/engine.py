@@ -1,4 +1,5 @@
-"""The engine: prompts in, tokens out. Evaluation, reinforcement learning, chat and serving all generate here.
+"""The engine: prompts in, tokens out. Evaluation, samples, `generate` and `chat` all
+come here.
 
 A batch is read once, padded on the right, and then grows by one token per row and forward; a row that is
 finished leaves. Rows are taken in order of length, so that little of a batch is padding, and as many at a time

@@ -65,7 +65,8 @@ class Monitor:
             numbers = update.metrics | {"grad_norm": update.grad_norm}
             curves |= {f"{name}/{key}": value for key, value in numbers.items()}
         self.write("metrics.jsonl", record, curves)
-        self.print_line(step, rate, share)
+        with suppress(OSError):  # whoever reads the terminal may be gone
+            self.print_line(step, rate, share)
 
     def held_out(self, step: int, member: str, bits_per_byte: float) -> None:
         record = {"step": step, "member": member, "bits_per_byte": bits_per_byte}
