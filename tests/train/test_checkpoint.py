@@ -17,8 +17,8 @@ import safetensors.torch
 import torch
 
 from behemoth.base.errors import DamagedError, InputError
-from behemoth.base.files import MANIFEST, verify_manifest, write_json
-from behemoth.train.checkpoint import Checkpoints, facts_of, load_tensors, save_tensors, step_of
+from behemoth.base.files import MANIFEST, read_json, verify_manifest, write_json
+from behemoth.train.checkpoint import Checkpoints, load_tensors, save_tensors, step_of
 
 FILES = [
     "weights/teacher/config.json",
@@ -94,7 +94,7 @@ def test_what_was_saved_comes_back(tmp_path):
     store = saved(tmp_path, 100, 200)
     latest = store.latest()
     assert latest == tmp_path / "step-00000200"
-    assert (step_of(latest), facts_of(latest)) == (200, {"seed": 200})
+    assert (step_of(latest), read_json(latest / MANIFEST)["facts"]) == (200, {"seed": 200})
     weights = load_tensors(latest / "weights/teacher/model.safetensors")
     assert torch.equal(weights["a"], torch.full((64,), 200.0))
     assert json.loads((latest / "state/run.json").read_text())["seconds"] == 200 / 7

@@ -33,7 +33,6 @@ from behemoth.base.errors import DamagedError, InputError
 from behemoth.base.files import (
     MANIFEST,
     publish_directory,
-    read_json,
     remove_tree,
     verify_manifest,
     write_manifest,
@@ -188,11 +187,6 @@ def step_of(path: Path) -> int:
     match = STEP.fullmatch(path.name)
     assert match, path
     return int(match[1])
-
-
-def facts_of(path: Path) -> dict[str, Any]:
-    """The `facts` that were given with a save."""
-    return read_json(path / MANIFEST)["facts"]
 
 
 def is_other_process(pid: int) -> bool:
