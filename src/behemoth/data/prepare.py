@@ -3,9 +3,10 @@
 The first pass reads every document once: it notes a checksum, the MinHash signature that finds duplicates,
 and keeps an even sample of text for the tokenizer. Between the passes duplicates are chosen for removal, then
 documents are held out (those with the smallest seeded hash of their content), and the tokenizer is trained on
-sampled text that is neither. The second pass reads again and writes tokens. Everything is written beside the
-final directory, which appears in one step; an interrupted preparation leaves nothing that could be taken for
-a corpus.
+sampled text that is neither. The second pass reads again and writes tokens, and beside them an index of the
+training documents' 8-grams, by which any text can be asked for later (`data/overlap.py`). Everything is
+written beside the final directory, which appears in one step; an interrupted preparation leaves nothing that
+could be taken for a corpus.
 
 A corpus of few documents is read as passages, so that enough of them can be held out. Memory: the sample (at
 most 32 million characters), one batch of documents, about 100 bytes a document. Torch is not needed and not
@@ -34,6 +35,7 @@ from behemoth.base.logs import progress, say
 from behemoth.base.units import human_bytes, human_count
 from behemoth.data import dedup
 from behemoth.data.mixture import mix, mix_keys
+from behemoth.data.overlap import INDEX, OverlapWriter
 from behemoth.data.shards import ShardReader, ShardWriter
 from behemoth.data.sources import LARGEST_DOCUMENT, READABLE, Document, Source, Tally, read, size
 from behemoth.text.tokenizer import Tokenizer
@@ -282,7 +284,11 @@ def _write_shards(
     sources: Sequence[Source], survey: Survey, split: Split, tokenizer: Tokenizer, partial: Path, passage: int
 ) -> list[Tally]:
     tallies = [Tally() for _ in sources]
-    with progress("tokenising", total=int(np.array(survey.bytes)[survey.unique].sum()), unit="B") as advance:
+    total = int(np.array(survey.bytes)[survey.unique].sum())
+    with (
+        OverlapWriter(partial / INDEX) as overlap,
+        progress("tokenising", total=total, unit="B") as advance,
+    ):
         for source, tally, numbers in zip(sources, tallies, survey.numbers, strict=True):
             with (
                 ShardWriter(partial / source.name / "train", tokenizer.vocab_size) as train,
@@ -295,6 +301,7 @@ def _write_shards(
                         whole = [tokenizer.bos_id, *ids, tokenizer.eos_id]
                         writer.append(whole, survey.bytes[number], document)
                         advance(survey.bytes[number])
+                    overlap.add([document for number, document in batch if not split.held_out[number]])
     return tallies
 
 
