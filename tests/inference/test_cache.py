@@ -100,3 +100,29 @@ def test_a_short_row_takes_little_room() -> None:
     model(rows(1, 2), cache=cache)
     model(rows(1, 1), cache=cache)
     assert max(keys.shape[1] for keys in cache.keys) <= 64
+
+
+@pytest.mark.parametrize("lengths", [[1, 1, 1, 1], [3, 8, 13, 24], [7, 15, 16, 17]])
+@pytest.mark.parametrize("counts", [[1, 5, 8, 2], [9, 1, 16, 8], [2, 2, 2, 2]])
+@torch.no_grad()
+def test_several_tokens_at_once_equal_the_full_forward_whatever_borders_they_cross(
+    lengths: list[int], counts: list[int]
+) -> None:
+    """Twice, then one by one: what is kept after a stretch must serve all that follows."""
+    model, tokens_BT = tiny(1), rows(4, 64)
+    full_BTD = model(tokens_BT).hidden_BTD
+    cache = KVCache(model.config, lengths)
+    model(tokens_BT[:, : max(lengths)], cache=cache)
+    for stretch in [counts, counts[::-1], [1, 1, 1, 1], counts]:
+        at_BT = torch.tensor(cache.lengths).unsqueeze(1) + torch.arange(max(stretch))
+        new_BT = tokens_BT.gather(1, at_BT.clamp(max=63))
+        for row, count in enumerate(stretch):
+            new_BT[row, count:] = 63
+        before = list(cache.lengths)
+        if stretch != [1, 1, 1, 1]:
+            cache.expect(stretch)
+        found_BTD = model(new_BT, cache=cache).hidden_BTD
+        for row, count in enumerate(stretch):
+            want = full_BTD[row, before[row] : before[row] + count]
+            torch.testing.assert_close(found_BTD[row, :count], want, atol=1e-5, rtol=1e-5)
+    assert cache.lengths == [n + 2 * c + d + 1 for n, c, d in zip(lengths, counts, counts[::-1], strict=True)]

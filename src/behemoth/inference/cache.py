@@ -7,10 +7,11 @@ what lies beyond is the chunk before, or the padding of a shorter prompt, and ea
 before it comes into sight.
 
 Rows have lengths of their own, can be dropped when finished, and can be repeated, so that several answers to
-one prompt read it once. Room grows by doubling. Left out: paging, and rows that join a batch already under
-way.
+one prompt read it once. Room grows by doubling. When several tokens come at once (`expect`), some may lie in the
+chunk that others of them overwrite: then they look at what was kept and at each other, by position, and only
+afterwards is kept what the next token can see. Left out: paging, and rows that join a batch already under way.
 
-Shapes: B rows, T time, S slots, G key/value heads, K head size.
+Shapes: B rows, T time, S slots, G key/value heads, K head size, A = S + T: the slots, and the new tokens after them.
 """
 
 from __future__ import annotations
@@ -40,8 +41,20 @@ class Place(NamedTuple):
     visible_B1S: Tensor
 
 
+class Stretch(NamedTuple):
+    """What several new tokens of each row see, and what is kept of it for the next token."""
+
+    visible_BTA: Tensor
+    kept_BS: Tensor  # for each slot, which of A goes there; a slot of nothing yet holds anything
+
+
+NEVER = 2**62  # a position, and a chunk, beyond every row
+
+
 class KVCache:
     """The cache of one batch; `model(tokens_BT, cache=cache)` fills it, `model(tokens_B1, cache=cache)` adds.
+
+    To add more than one token to each row, say first how many: `cache.expect(counts)`.
 
     lengths: tokens of each prompt; the first forward is given the prompts padded on the right. When the last
     layer has written, every row moves on: `lengths` counts what each row holds.
@@ -54,6 +67,12 @@ class KVCache:
         self.keys: list[Tensor] = []  # per layer, (B, room, G, K)
         self.values: list[Tensor] = []
         self.places: dict[bool, Place] = {}
+        self.counts: list[int] | None = None  # what `expect` was told
+        self.stretches: dict[bool, Stretch] = {}
+
+    def expect(self, counts: Sequence[int]) -> None:
+        """The next forward adds `counts` tokens, at least one, to the rows, padded on the right."""
+        self.counts, self.stretches = list(counts), {}
 
     def store(self, layer: int, k_BTGK: Tensor, v_BTGK: Tensor) -> None:
         """Keep of the prompts' keys and values what the next token of each row can see."""
@@ -64,7 +83,11 @@ class KVCache:
             self._prepare()
 
     def append(self, layer: int, k_B1GK: Tensor, v_B1GK: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Add one token to each row: (keys_BSGK, values_BSGK, visible_B1S), the new token among them."""
+        """Add one token to each row: (keys_BSGK, values_BSGK, visible_B1S), the new token among them.
+
+        After `expect`, several: (keys_BAGK, values_BAGK, visible_BTA)."""
+        if self.counts is not None:
+            return self._append_several(layer, k_B1GK, v_B1GK, self.counts)
         place = self.places[self.config.has_rope(layer)]
         self._make_room(layer, place.num_slots)
         keys, values = self.keys[layer], self.values[layer]
@@ -75,6 +98,41 @@ class KVCache:
             self.lengths = [length + 1 for length in self.lengths]
             self._prepare()
         return keys[:, : place.num_slots], values[:, : place.num_slots], place.visible_B1S
+
+    def _append_several(
+        self, layer: int, k_BTGK: Tensor, v_BTGK: Tensor, counts: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        rope = self.config.has_rope(layer)
+        if rope not in self.stretches:
+            chunk, num_slots = self.config.chunk_size if rope else NEVER, self.keys[layer].shape[1]
+            self.stretches[rope] = self._stretch(chunk, num_slots, k_BTGK.shape[1], counts)
+        visible_BTA, kept_BS = self.stretches[rope]
+        keys_BAGK = torch.cat([self.keys[layer], k_BTGK], dim=1)
+        values_BAGK = torch.cat([self.values[layer], v_BTGK], dim=1)
+        rows_B1 = torch.arange(len(k_BTGK), device=self.device).unsqueeze(1)
+        self.keys[layer], self.values[layer] = keys_BAGK[rows_B1, kept_BS], values_BAGK[rows_B1, kept_BS]
+        if layer == self.config.num_layers - 1:
+            self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
+            self.counts = None
+            self._prepare()
+        return keys_BAGK, values_BAGK, visible_BTA
+
+    def _stretch(self, chunk: int, num_slots: int, T: int, counts: list[int]) -> Stretch:
+        """Every key has a position: a token sees those of its own chunk that are not after it."""
+        length_B1 = self.positions_B.unsqueeze(1)
+        begins_B1 = length_B1 // chunk * chunk  # where slot 0 lies
+        old_BS = begins_B1 + torch.arange(num_slots, device=self.device)
+        old_BS = torch.where(old_BS < length_B1, old_BS, NEVER)
+        new_BT = length_B1 + torch.arange(T, device=self.device)
+        key_B1A, query_BT1 = torch.cat([old_BS, new_BT], dim=1).unsqueeze(1), new_BT.unsqueeze(2)
+        visible_BTA = (key_B1A <= query_BT1) & (key_B1A >= query_BT1 // chunk * chunk)
+
+        after_B1 = length_B1 + torch.tensor(counts, device=self.device).unsqueeze(1)
+        longest = int((after_B1 % chunk).max()) + 1
+        kept_BS = after_B1 // chunk * chunk + torch.arange(min(round_up(longest), chunk), device=self.device)
+        is_old = kept_BS < length_B1
+        kept_BS = torch.where(is_old, kept_BS - begins_B1, kept_BS - length_B1 + num_slots)
+        return Stretch(visible_BTA, kept_BS.clamp(max=num_slots + T - 1))
 
     def take(self, rows: Sequence[int]) -> None:
         """Go on with these rows, in this order: leave some out, or name one several times."""

@@ -57,6 +57,22 @@ class Completion:
 
 
 @dataclass(frozen=True)
+class StopText:
+    """Strings that end a row wherever they begin and end among its tokens; `token_bytes[id]` is a token's text."""
+
+    strings: tuple[bytes, ...] = ()
+    token_bytes: Sequence[bytes] = ()
+
+    def follow(self, tail: bytes, id: int) -> tuple[bool, bytes]:
+        """Whether token `id` after `tail` completes one of the strings; and the tail for the next token."""
+        if not self.strings:
+            return False, b""
+        text = tail + self.token_bytes[id]
+        keep = max(len(string) for string in self.strings) - 1
+        return any(string in text for string in self.strings), text[-keep:] if keep else b""
+
+
+@dataclass(frozen=True)
 class Request:
     """One row of a batch; `limit` is the most tokens that may follow the prompt."""
 
@@ -90,12 +106,14 @@ class Engine:
         top_k: int = 0,
         seeds: Sequence[int] | None = None,
         stop_ids: Iterable[int] = (),
+        stop_text: StopText | None = None,
     ) -> list[Completion]:
         """One completion per prompt, in the order of the prompts.
 
         max_tokens: for all, or one for each. seeds: one for each; by default 0, 1, 2 ... A row ends with a
-        token of `stop_ids` ("stop"), or after max_tokens or at the end of the context ("length"). Raises
-        InputError for a prompt that is empty, longer than the context, or not of this vocabulary.
+        token of `stop_ids` or the token that completes a `stop_text` ("stop"), or after max_tokens or at the
+        end of the context ("length"). Raises InputError for a prompt that is empty, longer than the context, or
+        not of this vocabulary.
         """
         how, stops = Sampling(temperature, top_p, top_k), frozenset(stop_ids)
         limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
@@ -104,7 +122,9 @@ class Engine:
         model = at_compute_precision(self.model)
         asked = [row for row, request in enumerate(requests) if request.limit > 0]
         for batch in batches(asked, lambda row: requests[row].room, self.batch_tokens):
-            for place, token in decode(model, [requests[row] for row in batch], how, stops):
+            for place, token in decode(
+                model, [requests[row] for row in batch], how, stops, stop_text or StopText()
+            ):
                 tokens[batch[place]].append(token)
         return [completion(request, answer) for request, answer in zip(requests, tokens, strict=True)]
 
@@ -134,7 +154,7 @@ class Engine:
         of this vocabulary.
         """
         for row in rows:
-            self._check(row, self.context + 1)
+            self.check(row, self.context + 1)
         model = at_compute_precision(self.model)
         scores = [np.zeros(0, np.float32)] * len(rows)
         asked = [number for number, row in enumerate(rows) if len(row) > 1]
@@ -156,13 +176,13 @@ class Engine:
         if limits and min(limits) < 0:
             raise InputError(f"max_tokens = {min(limits)}: must be 0 or more")
         for prompt in prompts:
-            self._check(prompt, self.context)
+            self.check(prompt, self.context)
         return [
             Request(prompt, min(limit, self.context - len(prompt)), seed)
             for prompt, limit, seed in zip(prompts, limits, seeds, strict=True)
         ]
 
-    def _check(self, row: Tokens, most: int) -> None:
+    def check(self, row: Tokens, most: int) -> None:
         if not len(row):
             raise InputError("the prompt has no tokens: begin it with the tokenizer's bos token")
         if len(row) > most:
@@ -201,11 +221,15 @@ def completion(request: Request, tokens: Sequence[Token]) -> Completion:
 
 @torch.inference_mode()
 def decode(
-    model: Transformer, requests: Sequence[Request], how: Sampling, stops: frozenset[int]
+    model: Transformer,
+    requests: Sequence[Request],
+    how: Sampling,
+    stops: frozenset[int],
+    stop_text: StopText = StopText(),
 ) -> Iterator[tuple[int, Token]]:
     """Generate after every prompt at once: (row, token) as they come, at least one for each row."""
     last_BD, cache = read(model, [request.prompt for request in requests])
-    rows = list(range(len(requests)))
+    rows, tails = list(range(len(requests))), [b""] * len(requests)
     for index in itertools.count():
         seeds = [requests[row].seed for row in rows]
         tokens_B, logprobs_B = choose(model.logits(last_BD), how, seeds, index)
@@ -215,10 +239,12 @@ def decode(
                 raise InputError(
                     f"token {index + 1} of an answer has no probability: the model's weights hold nan"
                 )
-            finish = why_finished(id, index + 1, requests[rows[place]].limit, stops)
+            row = rows[place]
+            said_stop, tails[row] = stop_text.follow(tails[row], id)
+            finish = "stop" if said_stop else why_finished(id, index + 1, requests[row].limit, stops)
             if finish is None:
                 stays.append(place)
-            yield rows[place], Token(id, logprob, finish)
+            yield row, Token(id, logprob, finish)
         if not stays:
             return
         if len(stays) < len(rows):
@@ -264,10 +290,11 @@ def score_batch(model: Transformer, rows: Sequence[Tokens]) -> list[np.ndarray]:
     return np.split(torch.cat(scores).cpu().numpy(), np.cumsum([len(row) - 1 for row in rows])[:-1])
 
 
-def pad(rows: Sequence[Tokens], device: torch.device) -> tuple[Tensor, Tensor]:
+def pad(rows: Sequence[Tokens], device: torch.device, rounded: bool = True) -> tuple[Tensor, Tensor]:
     """Token ids (B, T) int64, filled up on the right with token 0, which no real token ever sees, and which slots
-    are real, (B, T) bool. T is the longest row's length, rounded up."""
-    longest = round_up(max(len(row) for row in rows))
+    are real, (B, T) bool. T is the longest row's length, rounded up unless the caller knows better."""
+    longest = max(len(row) for row in rows)
+    longest = round_up(longest) if rounded else longest
     tokens_BT = np.zeros((len(rows), longest), np.int64)
     for place, row in enumerate(rows):
         tokens_BT[place, : len(row)] = row
