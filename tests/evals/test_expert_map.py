@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from behemoth.evals.experts import expert_map
+from behemoth.evals.experts import expert_map, kind_of, losses_without, removed
+from behemoth.evals.perplexity import held_out_bits
+from behemoth.model.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -73,3 +75,73 @@ def test_rare_tokens_are_left_out():
     documents = [Document("a", "s", np.array([2] * 50 + [4] * 5 + [3] * 50), 100)]
     experts = expert_map(Rules(), documents, str, context=64, min_occurrences=20)[0]["experts"]
     assert [text for text, _, _ in experts[0]["tokens"]] == ["[2]"]
+
+
+@pytest.mark.parametrize(
+    ("token", "kind"),
+    [
+        ("\n    ", "white space"),
+        (" 7", "number"),
+        (" def", "beginning of a word"),
+        ("ing", "inside a word"),
+        ("été", "inside a word"),
+        ("):\n", "punctuation"),
+        ("x1", "other"),
+        ("_name", "other"),
+        ("", "other"),
+    ],
+)
+def test_kinds_of_tokens(token, kind):
+    assert kind_of(token) == kind
+
+
+def test_kinds_are_shares_of_what_an_expert_reads():
+    documents = [Document("a", "s", np.array([2] * 30 + [4] * 10 + [3] * 20 + [5]), 61)]
+    names = {2: " word", 4: "7", 3: "\n", 5: "."}
+    (layer, _) = expert_map(Rules(), documents, lambda ids: names[ids[0]], context=64)
+    assert layer["kinds"]["white space"] == pytest.approx(20 / 60)
+    even, odd, idle, _ = (expert["kinds"] for expert in layer["experts"])
+    assert even["beginning of a word"] == pytest.approx(30 / 40) and even["number"] == pytest.approx(10 / 40)
+    assert odd["white space"] == 1
+    assert set(idle.values()) == {0}
+
+
+@pytest.fixture
+def mixed(tiny_config):
+    """A sparse model and documents of two sources; expert 0 of layer 0 does much, the others next to nothing."""
+    model = Transformer(tiny_config).initialise(torch.Generator().manual_seed(0))
+    for block in model.layers:
+        block.feed_forward.experts.down_proj.data.mul_(1e-3)
+    model.layers[0].feed_forward.experts.down_proj.data[0].mul_(3e4)
+    generator = np.random.default_rng(0)
+    return model, [
+        Document(str(i), "ab"[i % 2], generator.integers(1, tiny_config.vocab_size, 40), 40) for i in range(8)
+    ]
+
+
+def test_removing_an_expert_shows_what_it_did_and_leaves_no_trace(mixed):
+    model, documents = mixed
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    found = losses_without(model, documents, context=32)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert [(row["layer"], row["expert"]) for row in found] == [
+        (layer, e) for layer in range(4) for e in range(4)
+    ]
+    assert set(found[0]["sources"]) == {"all", "a", "b"}
+    size = {(r["layer"], r["expert"]): abs(r["sources"]["all"]["added"]) for r in found}
+    assert size.pop((0, 0)) > 100 * max(size.values())
+
+
+def test_added_bits_are_those_of_two_scorings(mixed):
+    model, documents = mixed
+    first = losses_without(model, documents, context=32)[0]["sources"]
+    with removed(model, 0, 0):
+        without = held_out_bits(model, documents, 32)
+    assert first["all"]["added"] == pytest.approx(without - held_out_bits(model, documents, 32))
+    assert first["all"]["low"] <= first["all"]["added"] <= first["all"]["high"]
+
+
+def test_one_source_is_told_once_and_one_document_has_no_interval(mixed):
+    model, documents = mixed
+    assert set(losses_without(model, documents[::2], context=32)[0]["sources"]) == {"all"}
+    assert losses_without(model, documents[:1], context=32)[0]["sources"]["all"]["low"] is None

@@ -9,7 +9,7 @@ from behemoth.evals.perplexity import cut, fixed_subset, held_out_bits, score_do
 from behemoth.evals.results import scores
 from behemoth.model.config import ModelConfig
 from behemoth.model.transformer import Transformer
-from behemoth.stats.paired import bits_per_byte
+from behemoth.stats.paired import score_interval
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def test_fixed_subset_is_fixed_and_its_bytes_are_those_of_its_targets(model):
     assert 100 < sum(len(document.tokens) - 1 for document in subset) <= 200
     assert all(document.num_bytes == document.tokens[1:].sum() for document in subset)
     alone = scores("model", subset, score_documents(model, subset, 16))
-    assert held_out_bits(model, subset, 16) == pytest.approx(bits_per_byte(alone).estimate)
+    assert held_out_bits(model, subset, 16) == pytest.approx(score_interval(alone).estimate)
 
 
 def test_fixed_subset_never_leaves_fewer_than_two_documents():

@@ -1,27 +1,51 @@
-"""Which tokens go to which expert: routing, counted over held-out text.
+"""What the experts do: which tokens go to which, and what is lost without each.
 
-A token is characteristic of an expert when it goes there more often than other tokens do and often enough to
-matter. So tokens are ranked by what each adds to the mutual information between token and expert,
+Routing is counted over held-out text. A token is characteristic of an expert when it goes there more often than
+other tokens do and often enough to matter. So tokens are ranked by what each adds to the mutual information
+between token and expert,
 
     n(token, expert) * log( p(expert | token) / p(expert) ).
 
 Plain lift, the quotient alone, would put whatever occurred a few times in one place above everything else.
+
+What an expert is worth is measured by removing it: its output becomes zero, so that the tokens which choose it
+keep the shared expert alone, and the held-out text is scored again. An expert that can be removed for nothing is
+idle, or a copy of the shared one. Left out: removing several at once, and sending the tokens to the next best.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from behemoth.evals.perplexity import cut
+from behemoth.base.logs import progress
+from behemoth.evals.perplexity import cut, score_documents
 from behemoth.inference.engine import batches, pad
-from behemoth.model.transformer import Transformer
+from behemoth.model.transformer import MoE, Transformer
+from behemoth.stats.paired import compare, text_scores
 
 if TYPE_CHECKING:
     from behemoth.data.corpus import HeldOut
+
+KINDS = {  # of tokens, by how they are written; the first that fits
+    "white space": re.compile(r"\s+"),
+    "number": re.compile(r"\s?\d+"),
+    "beginning of a word": re.compile(r"\s[^\W\d_]+"),
+    "inside a word": re.compile(r"[^\W\d_]+"),
+    "punctuation": re.compile(r"\s?[^\w\s]+\s*"),
+}
+OTHER = "other"
+MOST_REMOVED = 512  # experts that are removed in turn, each at the price of scoring the text once
+
+
+def kind_of(token: str) -> str:
+    """Which of KINDS a token's text is; a mixture, or no text at all, is "other"."""
+    return next((kind for kind, pattern in KINDS.items() if pattern.fullmatch(token)), OTHER)
 
 
 def expert_map(
@@ -36,14 +60,81 @@ def expert_map(
 ) -> list[dict[str, Any]]:
     """For each sparse layer: every expert's share of the choices, and its most characteristic tokens.
 
-    A token is listed as [text, fraction of its occurrences that went to this expert, occurrences].
+    A token is listed as [text, fraction of its occurrences that went to this expert, occurrences]; `kinds` is how
+    what the expert reads divides among the kinds of tokens, and the layer's own `kinds` how all text does.
     """
     inputs = [window.tokens[:-1] for window in cut(documents, context)]  # whatever has a next token
     counts_LEV, occurrences_V = count_routing(model, inputs, batch_tokens)
-    return [
-        {"layer": layer, "experts": describe_layer(counts_EV, occurrences_V, decode, top, min_occurrences)}
-        for layer, counts_EV in zip(model.config.sparse_layers, counts_LEV, strict=True)
-    ]
+    kinds_V = np.array([kind_of(decode([v])) if n else OTHER for v, n in enumerate(occurrences_V)])
+    layers = []
+    for layer, counts_EV in zip(model.config.sparse_layers, counts_LEV, strict=True):
+        experts = describe_layer(counts_EV, occurrences_V, decode, top, min_occurrences)
+        for expert, counts_V in zip(experts, counts_EV, strict=True):
+            expert["kinds"] = shares_of(kinds_V, counts_V)
+        layers.append({"layer": layer, "kinds": shares_of(kinds_V, occurrences_V), "experts": experts})
+    return layers
+
+
+def shares_of(kinds_V: np.ndarray, counts_V: np.ndarray) -> dict[str, float]:
+    total = max(int(counts_V.sum()), 1)
+    return {kind: float(counts_V[kinds_V == kind].sum()) / total for kind in (*KINDS, OTHER)}
+
+
+def losses_without(
+    model: Transformer, documents: Sequence[HeldOut], context: int, batch_tokens: int = 8192
+) -> list[dict[str, Any]]:
+    """What removing each expert adds to the held-out bits per byte, all text and source by source.
+
+    One entry per layer and expert (of every layer, where that is not too many): {"layer", "expert", "sources": {name: {"added", "low", "high"}}}; the name
+    "all" stands for every document. Intervals are paired by document.
+    """
+    base = score_documents(model, documents, context, batch_tokens)
+    names = list(dict.fromkeys(document.source for document in documents))
+    groups = {"all": list(range(len(documents)))} | {
+        name: [i for i, document in enumerate(documents) if document.source == name] for name in names
+    }
+    if len(names) == 1:
+        del groups[names[0]]
+    found = []
+    layers, E = model.config.sparse_layers, model.config.num_experts
+    chosen = layers[:: -(-len(layers) * E // MOST_REMOVED)]  # of a model with very many, layers evenly spaced
+    pairs = [(layer, expert) for layer in chosen for expert in range(E)]
+    with progress("removing each expert in turn", total=len(pairs)) as advance:
+        for layer, expert in pairs:
+            with removed(model, layer, expert):
+                without = score_documents(model, documents, context, batch_tokens)
+            sources = {name: added(base, without, documents, rows) for name, rows in groups.items()}
+            found.append({"layer": layer, "expert": expert, "sources": sources})
+            advance(1)
+    return found
+
+
+def added(
+    base: np.ndarray, without: np.ndarray, documents: Sequence[HeldOut], rows: list[int]
+) -> dict[str, float | None]:
+    """Bits per byte of the documents `rows` (documents,) without an expert, less those with it, and its interval."""
+    ids, num_bytes = [documents[i].id for i in rows], np.array([documents[i].num_bytes for i in rows])
+    if len(rows) < 2:
+        only = float((without[rows] - base[rows]).sum() / np.log(2) / num_bytes.sum())
+        return {"added": only, "low": None, "high": None}
+    difference = compare(
+        text_scores("with", ids, base[rows], num_bytes), text_scores("without", ids, without[rows], num_bytes)
+    ).difference
+    return {"added": difference.estimate, "low": difference.low, "high": difference.high}
+
+
+@contextmanager
+def removed(model: Transformer, layer: int, expert: int) -> Iterator[None]:
+    """The model while one expert adds nothing; afterwards it is as it was, to the bit."""
+    moe = model.layers[layer].feed_forward
+    assert isinstance(moe, MoE), f"layer {layer} has no experts"
+    weight = moe.experts.down_proj.data[expert]
+    kept = weight.clone()
+    weight.zero_()
+    try:
+        yield
+    finally:
+        weight.copy_(kept)
 
 
 @torch.inference_mode()

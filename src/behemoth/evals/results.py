@@ -7,6 +7,7 @@ compared later; evals/results.json is the summary that people read. No torch her
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import numpy as np
 from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, read_jsonl, write_atomic, write_json
 from behemoth.base.logs import table
-from behemoth.stats.paired import Comparison, Scores, bits_per_byte, compare
+from behemoth.stats.paired import Comparison, Scores, compare, score_interval, text_scores
 
 if TYPE_CHECKING:
     from behemoth.data.corpus import HeldOut
@@ -53,7 +54,7 @@ class Line:
 def scores(name: str, documents: Sequence[HeldOut], nats: np.ndarray) -> Scores:
     """Tie scores, (documents,) nats, to the documents they belong to."""
     num_bytes = np.array([document.num_bytes for document in documents], np.int64)
-    return Scores(name, tuple(document.id for document in documents), np.asarray(nats, np.float64), num_bytes)
+    return text_scores(name, [document.id for document in documents], nats, num_bytes)
 
 
 def write_scores(directory: Path, found: Scores, documents: Sequence[HeldOut]) -> Path:
@@ -65,9 +66,9 @@ def write_scores(directory: Path, found: Scores, documents: Sequence[HeldOut]) -
             "source": document.source,
             "bytes": int(document.num_bytes),
             "tokens": len(document.tokens),
-            "nats": float(nats),
+            "nats": float(bits) * math.log(2),
         }
-        for document, nats in zip(documents, found.nats, strict=True)
+        for document, bits in zip(documents, found.values, strict=True)
     ]
     write_atomic(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     return path
@@ -82,9 +83,9 @@ def read_scores(path: Path, name: str | None = None) -> Scores:
     lines = list(read_jsonl(path))
     if not lines:
         raise InputError(f"{path}: no scores there; run the evaluation again")
-    return Scores(
+    return text_scores(
         name or path.stem,
-        tuple(line["document"] for line in lines),
+        [line["document"] for line in lines],
         np.array([line["nats"] for line in lines], np.float64),
         np.array([line["bytes"] for line in lines], np.int64),
     )
@@ -125,7 +126,7 @@ def write_results(
 
 
 def as_row(entry: Entry) -> dict[str, Any]:
-    interval = bits_per_byte(entry.scores)
+    interval = score_interval(entry.scores)
     weights = {"step": entry.step, "sha256": entry.sha256} if entry.sha256 else {}
     return {
         "name": entry.scores.name,
@@ -133,7 +134,7 @@ def as_row(entry: Entry) -> dict[str, Any]:
         "bits_per_byte": interval.estimate,
         "low": interval.low,
         "high": interval.high,
-        "documents": len(entry.scores.documents),
+        "documents": len(entry.scores.items),
         "note": entry.note,
         **weights,
     }
@@ -152,7 +153,7 @@ def read_baselines(directory: Path, like: Scores) -> list[Entry]:
 
 
 def same_documents(a: Scores, b: Scores) -> bool:
-    return a.documents == b.documents and np.array_equal(a.num_bytes, b.num_bytes)
+    return a.items == b.items and np.array_equal(np.asarray(a.sizes), np.asarray(b.sizes))
 
 
 def show(found: dict[str, Any]) -> None:
@@ -177,6 +178,9 @@ def as_record(comparison: Comparison) -> dict[str, Any]:
         "low": comparison.difference.low,
         "high": comparison.difference.high,
         "level": comparison.difference.level,
+        "p_value": comparison.p_value,
+        "verdict": comparison.verdict,
+        "more_items": comparison.more_items,
         "sentence": comparison.sentence,
     }
 

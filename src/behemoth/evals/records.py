@@ -1,0 +1,278 @@
+"""What an evaluation leaves behind: every item of every task, and what they add up to.
+
+    OUT/MODEL/evaluation.json   the model, the suite, and of each finished task the score with its interval
+    OUT/MODEL/TASK.jsonl        one line per item, in the order of the task
+
+An item ends in one of three ways. It has a score. It could not be scored, because its grader could not decide:
+then it is in no mean, and the summary says where the score would lie had all of these been wrong, or right. Or
+it ended in an error (a time-out, an answer that is no answer): that counts as wrong. Of a text there is no
+worst score to count, so a text that ended in an error is left out of the mean and counted beside it.
+
+No torch here: pages and comparisons read these files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from behemoth.base.errors import DamagedError, InputError
+from behemoth.base.files import read_json, read_jsonl, write_atomic, write_json
+from behemoth.base.logs import table
+from behemoth.evals.results import file_name
+from behemoth.stats.intervals import Interval
+from behemoth.stats.paired import Scores, score_interval, text_scores
+from behemoth.stats.power import smallest_effect
+
+EVALUATION = "evaluation.json"
+CLIPPED = 200  # characters of an error in a table's notes
+NORMAL = 1.96  # standard errors on each side of a 95% interval
+CORRELATION = 0.5  # of two models' answers, about
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A finished task: its items' records, in the order of the task.
+
+    contamination: what a comparison with the training data found, where one was made.
+    """
+
+    name: str
+    metric: str
+    ask: str
+    sha256: str
+    records: list[Record]
+    chance: float | None = None
+    source: str = ""
+    licence: str = "unknown"
+    contamination: dict[str, Any] | None = None
+
+    def scores(self, model: str) -> Scores:
+        """The items that have a score, as statistics want them; texts in bits, over their bytes."""
+        scored = [record for record in self.records if record["score"] is not None]
+        items = tuple(record["item"] for record in scored)
+        named = any(record["cluster"] for record in scored)
+        clusters = tuple(record["cluster"] or record["item"] for record in scored) if named else ()
+        if self.ask == "text":
+            nats = np.array([record["metrics"]["nats"] for record in scored], np.float64)
+            num_bytes = np.array([record["metrics"]["bytes"] for record in scored], np.int64)
+            found = text_scores(model, items, nats, num_bytes)
+            return replace(found, clusters=clusters) if clusters else found
+        values = np.array([record["score"] for record in scored], np.float64)
+        return Scores(model, items, values, clusters)
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        """The score; None where there is nothing to draw from again: fewer than two passages, texts or items."""
+        scores = self.scores("")
+        return score_interval(scores) if len(set(scores.clusters or scores.items)) > 1 else None
+
+    @property
+    def detectable(self) -> float | None:
+        """The smallest true difference to another model that a comparison on these items finds 8 times of 10, where the
+        two models' answers correlate by a half, as is usual (Miller 2024, arXiv 2411.00640, section 5)."""
+        count = len(self.scores("").items)
+        if self.interval is None or not self.interval.low < self.interval.high:
+            return None
+        sd = (self.interval.high - self.interval.low) / 2 / NORMAL * math.sqrt(count)
+        return smallest_effect(count, sd=sd * math.sqrt(2 * (1 - CORRELATION)))
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """The task's entry of evaluation.json. `worst` and `best`: had every unscored item been wrong, or right."""
+        scores = self.scores("")
+        items, scored = len(self.records), len(scores.items)
+        errors = sum(bool(record["error"]) for record in self.records)
+        score = low = high = worst = best = None
+        if scored:
+            score = float(scores.values.sum() / (scored if scores.sizes is None else scores.sizes.sum()))
+        if self.interval:
+            low, high = self.interval.low, self.interval.high
+        if self.ask != "text":
+            right = float(scores.values.sum())
+            worst, best = right / items, (right + items - scored) / items
+        return {
+            "sha256": self.sha256,
+            "metric": self.metric,
+            "ask": self.ask,
+            "items": items,
+            "scored": scored,
+            "unscored": items - scored,
+            "errors": errors,
+            "score": score,
+            "low": low,
+            "high": high,
+            "worst": worst,
+            "best": best,
+            "detectable": self.detectable,
+            "chance": self.chance,
+            "source": self.source,
+            "licence": self.licence,
+            **({"contamination": self.contamination} if self.contamination is not None else {}),
+        }
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model's finished tasks. sha256 is of the weights, "" where nobody can know (an endpoint)."""
+
+    name: str
+    sha256: str
+    spec: str
+    suite: str
+    tasks: dict[str, TaskResult]
+    kind: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """What evaluation.json holds, and what `--json` prints."""
+        return {
+            "model": {"name": self.name, "spec": self.spec, "kind": self.kind, "sha256": self.sha256},
+            "suite": self.suite,
+            "tasks": {name: task.summary for name, task in self.tasks.items()},
+        }
+
+
+# ------------------------------------------------------------------------------------------------ to disk and back
+
+
+def records_path(directory: Path, task: str) -> Path:
+    return directory / f"{file_name(task)}.jsonl"
+
+
+def write_evaluation(directory: Path, evaluation: Evaluation) -> None:
+    """Write every record and the summary; each file is whole or absent, and the summary comes last."""
+    for task in evaluation.tasks.values():
+        write_records(directory, task)
+    write_summary(directory, evaluation)
+
+
+def write_records(directory: Path, task: TaskResult) -> None:
+    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in task.records)
+    write_atomic(records_path(directory, task.name), "".join(lines).encode(errors="replace"))
+
+
+def write_summary(directory: Path, evaluation: Evaluation) -> None:
+    write_json(directory / EVALUATION, evaluation.as_dict())
+
+
+def read_evaluation(directory: Path) -> Evaluation:
+    """Read an evaluation back. InputError: there is none; DamagedError: a file is not what was written."""
+    found, entries = read_summary(directory)
+    return replace(found, tasks={name: read_task(directory, name, entry) for name, entry in entries.items()})
+
+
+def read_summary(directory: Path) -> tuple[Evaluation, dict[str, dict[str, Any]]]:
+    """The evaluation without its tasks, and what evaluation.json says of each."""
+    path = directory / EVALUATION
+    if not path.exists():
+        raise InputError(f"{directory}: no evaluation there (no {EVALUATION}); make one with behemoth eval")
+    record = read_json(path)
+    try:
+        model, entries = record["model"], dict(record["tasks"])
+        name, sha256, spec, kind = (str(model[key]) for key in ("name", "sha256", "spec", "kind"))
+        return Evaluation(name, sha256, spec, str(record["suite"]), {}, kind), entries
+    except (KeyError, TypeError, ValueError) as error:
+        raise DamagedError(path, f"not the summary of an evaluation ({error!r})") from None
+
+
+def read_task(directory: Path, name: str, entry: dict[str, Any]) -> TaskResult:
+    """The records of one task, which must be as many as its entry in evaluation.json says."""
+    path = records_path(directory, name)
+    records = list(read_jsonl(path))
+    try:
+        metric, ask, sha256, items = entry["metric"], entry["ask"], entry["sha256"], entry["items"]
+        if len(records) != items:
+            raise DamagedError(path, f"holds {len(records):,} of {items:,} items; run the evaluation again")
+        rest = {key: entry[key] for key in ("chance", "source", "licence", "contamination") if key in entry}
+        result = TaskResult(name, metric, ask, sha256, records, **rest)
+        result.scores("")  # every record has what a score is made of
+        return result
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DamagedError(path, f"not the records of a task ({error!r}); run the evaluation again") from None
+
+
+# ------------------------------------------------------------------------------------------------------ for people
+
+
+def show(evaluations: Sequence[Evaluation]) -> None:
+    """Print a row for each task and model, and a note wherever a score is not the whole story."""
+    names = dict.fromkeys(name for evaluation in evaluations for name in evaluation.tasks)
+    shown = [
+        (name, evaluation, evaluation.tasks[name])
+        for name in names
+        for evaluation in evaluations
+        if name in evaluation.tasks
+    ]
+    rows = []
+    for name, evaluation, task in shown:
+        entry = task.summary
+        interval = f"{told(entry['low'], task)} to {told(entry['high'], task)}" if task.interval else ""
+        counts = [entry["scored"], entry["unscored"], entry["errors"]]
+        rows.append(
+            [
+                name,
+                evaluation.name,
+                task.metric,
+                told(entry["score"], task),
+                interval,
+                told(entry["detectable"], task),
+                told(task.chance, task),
+                *counts,
+            ]
+        )
+    suites = ", ".join(dict.fromkeys(evaluation.suite for evaluation in evaluations))
+    head = [
+        "task",
+        "model",
+        "metric",
+        "score",
+        "95% interval",
+        "detects",
+        "chance",
+        "scored",
+        "unscored",
+        "errors",
+    ]
+    texts = any(task.ask == "text" for _, _, task in shown)
+    table(f"{suites} (percent{'; of texts bits per byte, lower is better' if texts else ''})", head, rows)
+    print("detects: the smallest true difference to another model that these items find 8 times of 10")
+    for note in [note for _, evaluation, task in shown for note in notes(evaluation.name, task)]:
+        print(note)
+
+
+def told(value: float | None, task: TaskResult) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if task.ask == "text" else f"{100 * value:.1f}"
+
+
+def notes(model: str, task: TaskResult) -> list[str]:
+    """What must be said beside a score: how far the unscored items could move it, and what went wrong."""
+    entry, said = task.summary, []
+    undecided = [record for record in task.records if record["score"] is None and not record["error"]]
+    failed = [record for record in task.records if record["error"]]
+    if undecided:
+        bounds = f"{told(entry['worst'], task)} if they were wrong, {told(entry['best'], task)} if right"
+        why = clip(undecided[0]["why"])
+        said.append(f"{task.name}, {model}: {len(undecided):,} could not be scored ({why}); {bounds}")
+    if failed:
+        how = "left out" if task.ask == "text" else "counted as wrong"
+        said.append(
+            f"{task.name}, {model}: {len(failed):,} ended in an error, {how} ({clip(failed[0]['error'])}); "
+            "the same command tries again"
+        )
+    return said
+
+
+def clip(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= CLIPPED else line[: CLIPPED - 3] + "..."
