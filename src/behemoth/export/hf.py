@@ -76,14 +76,19 @@ def _check_expressible(model: Transformer, out: Path) -> None:
 def _write(opened: Opened, directory: Path, evidence: Path, dtype: torch.dtype | None) -> None:
     """The files of the export, and the questions about them."""
     tokenizer = Tokenizer.load(opened.tokenizer_directory)
-    ids = special_ids(tokenizer)
-    directory.mkdir(parents=True)
     evidence.mkdir()
     model = _rounded(opened.model, dtype)
+    write_files(model, tokenizer, directory)
+    ask(model, tokenizer, evidence, directory, directory, imported=False)
+
+
+def write_files(model: Transformer, tokenizer: Tokenizer, directory: Path) -> None:
+    """What a Hugging Face directory holds, but for the receipt, into the new `directory`."""
+    ids = special_ids(tokenizer)
+    directory.mkdir(parents=True)
     save_weights(model, directory, tokens=ids)
     write_json(directory / "generation_config.json", ids | SAMPLING)
     tokenizer.save(directory)
-    ask(model, tokenizer, evidence, directory, directory, imported=False)
 
 
 def _rounded(model: Transformer, dtype: torch.dtype | None) -> Transformer:
