@@ -79,6 +79,17 @@ def make_run(run, steps=400, tokens=2048):
     write_lines(run / "pretrain" / "samples.jsonl", samples)
     write(run / "evals" / "results.json", results())
     write(run / "evals" / "experts.json", {name: expert_layers(generator) for name in ("teacher", "student")})
+    for name, right in (("teacher", 0.41), ("student", 0.33), ("control", 0.31)):
+        write(run / "evals" / "tasks" / name / "evaluation.json", evaluation(name, right))
+    write_lines(run / "pretrain" / "tasks.jsonl", [
+        {"step": step, "member": name, "task": "next_passage", "score": right, "low": right - 0.1,
+         "high": right + 0.1}
+        for step in (100, 200, 300, 400) for name, right in (("teacher", 0.25 + step / 2500), ("student", 0.3))
+    ])  # fmt: skip
+    write(run / "compare-student-control.html", "<!doctype html>")
+    write(run / "doctor.json", {"examined": [{"name": "teacher", "seconds": 4.2, "findings": [
+        finding("experts differ", 0.97, "ok"), finding("end of text", None, "not checked"),
+    ]}]})  # fmt: skip
     write(run / "stages.json", {
         name: {"seconds": seconds, "finished": f"2026-03-01T12:0{i}:00+00:00"}
         for i, (name, seconds) in enumerate(
@@ -101,6 +112,25 @@ def make_run(run, steps=400, tokens=2048):
     for name, width in (("teacher", 64), ("student", 32), ("control", 32)):
         write_weights(run / "pretrain" / "checkpoints" / "step-00000400" / "weights" / name, width)
     return run
+
+
+def evaluation(name, right):
+    passage = {
+        "metric": "accuracy_norm", "ask": "choice", "items": 300, "scored": 298, "unscored": 2, "errors": 0,
+        "score": right, "low": right - 0.05, "high": right + 0.05, "chance": 0.25,
+    }  # fmt: skip
+    text = {
+        "metric": "bits_per_byte", "ask": "text", "items": 84, "scored": 84, "unscored": 0, "errors": 0,
+        "score": 2.012, "low": 1.957, "high": 2.067, "chance": None,
+    }  # fmt: skip
+    return {"model": {"name": name}, "suite": "starter", "tasks": {"next_passage": passage, "held_out": text}}
+
+
+def finding(check, number, verdict):
+    return {
+        "check": check, "looked_at": "4 layers of 8 experts", "number": number, "limit": 0.1, "verdict": verdict,
+        "meaning": "what that means", "todo": "what to do",
+    }  # fmt: skip
 
 
 def results():

@@ -8,6 +8,7 @@ from importlib.resources import files
 import pytest
 
 from behemoth.base.errors import InputError
+from behemoth.base.files import read_json, write_json
 from behemoth.report.page import build_report, words
 
 
@@ -70,6 +71,12 @@ def test_has_every_part_of_the_run(page):
         "token 3-gram, whole corpus",
         "Steps left out because a number was not finite: control 1.",
         "31% of the machine's measured matmul peak",
+        "accuracy norm, guessing gives 25",
+        "298 of 300",
+        "next_passage during training, on a few of its items",
+        "compare-student-control",
+        "teacher: 2 checks, no fault, 4 s",
+        "not checked",
         "Load of the experts of teacher",
         "The same for student",
         "teacher, layer 0",
@@ -83,6 +90,14 @@ def test_has_every_part_of_the_run(page):
     assert "not run" not in said
 
 
+def test_a_fault_is_told_in_the_open_with_what_to_do(fake_run):
+    found = read_json(fake_run / "doctor.json")
+    found["examined"][0]["findings"][0]["verdict"] = "fault"
+    write_json(fake_run / "doctor.json", found)
+    page = build_report(fake_run).read_text()
+    assert "1 fault" in page and "what to do" in page and "✗ fault" in page
+
+
 def test_markup_is_whole_and_asks_for_nothing_from_outside(page):
     reader = Reader(page)
     assert reader.problems == []
@@ -92,7 +107,7 @@ def test_markup_is_whole_and_asks_for_nothing_from_outside(page):
     }
     for _, attributes in reader.elements:
         assert not {"src", "onerror", "onload", "xlink:href", "srcset"} & set(attributes)
-        assert (attributes.get("href") or "#").startswith("#")
+        assert re.fullmatch(r"#.*|compare-[\w-]+\.html", attributes.get("href") or "#")
     style = files("behemoth.report").joinpath("style.css").read_text()
     assert "url(" not in style
     assert "@import" not in style
@@ -214,7 +229,8 @@ def test_pictures_speak_and_tables_have_headings(page):
     assert all(heading.get("scope") for heading in reader.named("th"))
     ids = [attributes["id"] for _, attributes in reader.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {link["href"][1:] for link in reader.named("a")} <= set(ids)
+    links = {link["href"] for link in reader.named("a")}
+    assert links & set(map("#{}".format, ids)) == links - {"compare-student-control.html"}
 
 
 def test_colours_can_be_read_in_light_and_dark():

@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from statistics import median
@@ -21,14 +20,13 @@ from typing import Any
 
 from behemoth.base.files import write_atomic
 from behemoth.base.units import human_count, human_duration
-from behemoth.report import pictures
+from behemoth.report import experts, pictures, tasks
+from behemoth.report.markup import POLICY, both, figure, missing, number_figures, table, words
 from behemoth.report.pictures import Curve
 from behemoth.report.run import Member, Run, is_number, read_run
 
-WIDE, NARROW = 720.0, 360.0
 LAYERS_SHOWN = 8
 CELLS = 1200  # of one picture of the experts' load
-POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def build_report(path: Path) -> Path:
@@ -45,9 +43,11 @@ def build_report(path: Path) -> Path:
 def render(run: Run) -> str:
     sections = {
         "Results": results(run),
+        "Tasks": tasks.tasks(run),
         "Learning": learning(run),
-        "Experts": load_over_time(run) + expert_tokens(run),
+        "Experts": load_over_time(run) + expert_worth(run) + expert_tokens(run),
         "Samples": samples(run),
+        "Doctor": tasks.doctor(run),
         "Data": data(run),
         "Recipe": recipe(run),
         "Time": times(run),
@@ -101,14 +101,14 @@ def headline(run: Run) -> str:
 
 
 def what_it_is(member: Member) -> str:
-    layers, experts = member.config.get("num_hidden_layers"), member.config.get("num_local_experts", 0)
-    if not experts:
+    layers, count = member.config.get("num_hidden_layers"), member.config.get("num_local_experts", 0)
+    if not count:
         size = human_count(member.parameters)
         return f"<b>{words(member.name)}</b> is a dense language model of {size} parameters."
     total, active = human_count(member.parameters), human_count(member.active)
     return (
         f"<b>{words(member.name)}</b> is a sparse mixture-of-experts language model of {total} parameters, of "
-        f"which each token uses {active}: {layers} layers, {experts} experts, "
+        f"which each token uses {active}: {layers} layers, {count} experts, "
         f"{member.config.get('num_experts_per_tok', 1)} of them chosen for each token beside a shared one."
     )
 
@@ -320,6 +320,22 @@ def spaced(count: int, most: int) -> list[int]:
     return list(range(count)) if count <= most else [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
+def expert_worth(run: Run) -> str:
+    """What is lost without each expert, and what kinds of tokens it reads; the first model's in the open."""
+    drawn = {
+        name: found
+        for name, layers in run.experts.items()
+        if (found := experts.losses(name, layers) + experts.kinds(name, layers))
+    }
+    if not drawn:
+        return ""
+    first, *others = drawn
+    folded = [
+        f"<details><summary>The same for {words(name)}</summary>{drawn[name]}</details>" for name in others
+    ]
+    return "<h3>What each expert is worth</h3>" + drawn[first] + "".join(folded)
+
+
 def expert_tokens(run: Run) -> str:
     if not run.experts:
         return missing("The count of which token goes to which expert")
@@ -460,60 +476,3 @@ def flatten(facts: Any, prefix: str = "") -> list[tuple[str, str]]:
     if isinstance(facts, list):
         return [(prefix, ", ".join(map(str, facts)))]
     return [(prefix, f"{facts:,}" if isinstance(facts, int) and not isinstance(facts, bool) else str(facts))]
-
-
-# -----------------------------------------------------------------------------------------------------------
-# markup
-
-
-def words(value: object) -> str:
-    """Text made safe to show: markup escaped, control characters and lone surrogates made visible."""
-    shown = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in str(value))
-    return escape(shown.encode("utf-8", "replace").decode("utf-8"), quote=True)
-
-
-def missing(what: str) -> str:
-    return f'<p class="missing">{what}: not run.</p>'
-
-
-def both(draw: Callable[[float], str]) -> str:
-    """The drawing for a wide page and the one for a phone; the style sheet shows one of them."""
-    return f'<div class="wide">{draw(WIDE)}</div><div class="narrow">{draw(NARROW)}</div>'
-
-
-def figure(draw: Callable[[float], str], caption: str) -> str:
-    return f"<figure>{both(draw)}<figcaption>{caption}</figcaption></figure>"
-
-
-def number_figures(body: str) -> str:
-    count = 0
-
-    def numbered(match: re.Match[str]) -> str:
-        nonlocal count
-        count += 1
-        return f"{match[0]}<b>Figure {count}.</b> "
-
-    return re.sub("<figcaption>", numbered, body)
-
-
-def table(
-    head: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    numbers: Iterable[int] = (),
-    classes: Sequence[str] = (),
-    caption: str = "",
-) -> str:
-    """A table of ready markup; a row's first cell is its heading, and a row of one cell spans the table."""
-    of = dict.fromkeys(numbers, ' class="number"')
-    top = "".join(f'<th scope="col"{of.get(i, "")}>{cell}</th>' for i, cell in enumerate(head))
-    body = []
-    for number, row in enumerate(rows):
-        kind = f' class="{words(classes[number])}"' if classes else ""
-        if len(row) == 1:
-            body.append(f'<tr><th scope="colgroup" colspan="{len(head)}">{row[0]}</th></tr>')
-            continue
-        cells = "".join(f"<td{of.get(i, '')}>{cell}</td>" for i, cell in enumerate(row[1:], start=1))
-        body.append(f'<tr{kind}><th scope="row">{row[0]}</th>{cells}</tr>')
-    said = f"<caption>{caption}</caption>" if caption else ""
-    return f"<table>{said}<thead><tr>{top}</tr></thead><tbody>{''.join(body)}</tbody></table>"

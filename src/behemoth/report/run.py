@@ -45,6 +45,10 @@ class Run:
     results: dict[str, Any] = field(default_factory=dict)
     experts: dict[str, Any] = field(default_factory=dict)
     members: list[Member] = field(default_factory=list)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)  # member -> task -> its score
+    task_scores: list[dict[str, Any]] = field(default_factory=list)  # during training
+    compared: list[str] = field(default_factory=list)  # pages beside the report
+    doctor: dict[str, Any] = field(default_factory=dict)
 
     def tokens_at(self) -> dict[int, float]:
         """How many tokens training had read after each step."""
@@ -95,11 +99,21 @@ def read_run(path: Path) -> Run:
         optional(evals / "results.json"),
         optional(evals / "experts.json"),
         read_members(path),
+        read_tasks(evals / "tasks"),
+        by_step(pretrain / "tasks.jsonl", "member", "task"),
+        sorted(page.name for page in path.glob("compare-*.html")),
+        optional(path / "doctor.json"),
     )
 
 
 def optional(path: Path) -> dict[str, Any]:
     return read_json(path) if path.exists() else {}
+
+
+def read_tasks(path: Path) -> dict[str, dict[str, Any]]:
+    """Every evaluated model's tasks, in the order in which they were measured."""
+    found = sorted(path.glob("*/evaluation.json"), key=lambda file: file.stat().st_mtime_ns)
+    return {file.parent.name: read_json(file)["tasks"] for file in found}
 
 
 def by_step(path: Path, *keys: str) -> list[dict[str, Any]]:

@@ -1,0 +1,103 @@
+"""The sections of a report that say what the models can do, and what the doctor saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from behemoth.report import pictures
+from behemoth.report.markup import figure, missing, table, words
+from behemoth.report.pictures import Curve
+from behemoth.report.run import Run, is_number
+
+VERDICTS = {"fault": "✗ fault", "warning": "! warning", "ok": "✓ ok", "not checked": "– not checked"}
+
+
+def tasks(run: Run) -> str:
+    """Every task's score of every member with its interval, the curves during training, the pages that compare."""
+    names = list(dict.fromkeys(name for entries in run.tasks.values() for name in entries))
+    if not names:
+        return missing("Tasks")
+    rows: list[list[str]] = []
+    for name in names:
+        asked = {member: entries[name] for member, entries in run.tasks.items() if name in entries}
+        first = next(iter(asked.values()))
+        rows.append([f"{words(name)}<small>{words(about(first))}</small>"])
+        rows += [[words(member), *numbers(entry)] for member, entry in asked.items()]
+    head = ["model", "score", "95% interval", "items"]
+    said = "Percent right; of texts bits per byte, where less is better. Every item is kept in evals/tasks/."
+    pages = "".join(
+        f'<li><a href="{words(page)}">{words(page.removesuffix(".html"))}</a></li>' for page in run.compared
+    )
+    links = f'<p class="note">Item by item:</p><ul class="plain">{pages}</ul>' if pages else ""
+    found = table(head, rows, numbers={1, 2, 3}, caption=said)
+    return f'<div class="scroll">{found}</div>{links}{over_training(run, names)}'
+
+
+def about(entry: dict[str, Any]) -> str:
+    """What a reader of a score must know of its task."""
+    chance = f"guessing gives {100 * entry['chance']:.0f}" if is_number(entry.get("chance")) else ""
+    return ", ".join(part for part in (str(entry["metric"]).replace("_", " "), chance) if part)
+
+
+def numbers(entry: dict[str, Any]) -> list[str]:
+    """Score, interval, and how many items were scored of how many."""
+    scored = f"{entry['scored']:,}" + ("" if entry["scored"] == entry["items"] else f" of {entry['items']:,}")
+    if not is_number(entry.get("score")):
+        return ["–", "–", scored]
+    ends = f"{show(entry['low'], entry)} to {show(entry['high'], entry)}" if is_number(entry["low"]) else "–"
+    return [show(entry["score"], entry), ends, scored]
+
+
+def show(value: float, entry: dict[str, Any]) -> str:
+    return f"{value:.3f}" if entry["ask"] == "text" else f"{100 * value:.1f}"
+
+
+def over_training(run: Run, names: Sequence[str]) -> str:
+    """A picture for each task that was done at chosen steps of training."""
+    tokens = run.tokens_at()
+    drawn = []
+    for name in dict.fromkeys(line["task"] for line in run.task_scores):
+        found = []
+        for member in run.member_names():
+            marks = [
+                (tokens[line["step"]], *(100 * line[key] for key in ("score", "low", "high")))
+                for line in run.task_scores
+                if line["task"] == name and line["member"] == member and line["step"] in tokens
+            ]
+            if marks:
+                found.append(Curve(member, [mark[:2] for mark in marks], marks))
+        if found:
+            title = f"{name} during training"
+            drawn.append(
+                figure(
+                    partial(pictures.curves, found, title=title, y_title="percent right", decimals=0),
+                    f"{words(title)}, on a few of its items, with 95% intervals.",
+                )
+            )
+    return "".join(drawn)
+
+
+def doctor(run: Run) -> str:
+    """What the doctor looked at, and what it found."""
+    if not run.doctor:
+        return missing("The doctor")
+    parts = []
+    for examined in run.doctor["examined"]:
+        rows = [finding_row(finding) for finding in examined["findings"]]
+        count = sum(finding["verdict"] == "fault" for finding in examined["findings"])
+        told = f"{count} fault{'s' * (count != 1)}" if count else "no fault"
+        title = f"{words(examined['name'])}: {len(rows)} checks, {told}, {examined['seconds']:.0f} s"
+        found = table(["check", "number", "verdict", "what it means"], rows, numbers={1})
+        state = " open" if count else ""
+        parts.append(f'<details{state}><summary>{title}</summary><div class="scroll">{found}</div></details>')
+    note = "Silent faults of sparse models, each looked for in these very weights before they were exported."
+    return f'<p class="note">{note}</p>{"".join(parts)}'
+
+
+def finding_row(finding: dict[str, Any]) -> list[str]:
+    number = f"{finding['number']:.3g}" if is_number(finding.get("number")) else "–"
+    name = f"{words(finding['check'])}<small>{words(finding['looked_at'])}</small>"
+    todo = f"<small>{words(finding['todo'])}</small>" if finding["verdict"] in ("fault", "warning") else ""
+    return [name, number, VERDICTS[finding["verdict"]], words(finding["meaning"]) + todo]
