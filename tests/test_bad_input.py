@@ -201,3 +201,100 @@ def test_an_export_to_an_unknown_format(capsys, export, tmp_path):
 
 def test_wrong_words_on_the_command_line(capsys):
     assert "--temperature" in refused(capsys, "generate", "m", "--temperature", "-1")
+
+
+# ------------------------------------------------------------------------------------------------ tasks and suites
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """Write a suite of one task of a person's own rows, or of several, and give its path."""
+
+    def suite(*files: str) -> str:
+        tasks = []
+        for number, text in enumerate(files):
+            (tmp_path / f"rows{number}.jsonl").write_text(text)
+            tasks.append(f'[[tasks]]\nkind = "rows"\npath = "rows{number}.jsonl"\n')
+        (tmp_path / "suite.toml").write_text("".join(tasks))
+        return tmp_path / "suite.toml"
+
+    return suite
+
+
+def measured(capsys, export, suite, *words) -> str:
+    """Nothing is evaluated, and nothing is written."""
+    out = suite.parent / "kept"
+    said = refused(capsys, "eval", export, "--suite", suite, "--out", out, *words)
+    assert not list(out.rglob("*.jsonl"))
+    return said
+
+
+GOOD = '{"id": "a", "prompt": "2 + 2 =", "answer": "4"}\n'
+
+
+def test_a_task_file_with_missing_fields(capsys, export, suite):
+    rows = [
+        '{"id": "a", "prompt": "A boat", "choices": ["floats", "sings"], "gold": 0}',
+        '{"id": "b", "prompt": "A boat", "choices": ["floats", "sings"]}',
+        '{"id": "c", "choices": ["floats", "sings"], "gold": 0}',
+        "floats",
+        '{"id": "d", "prompt": "A boat", "choices": ["floats"], "gold": 4}',
+    ]
+    said = measured(capsys, export, suite("\n".join(rows)))
+    for told in (
+        "rows0.jsonl cannot be read as rows: 4 of 5 rows are not right",
+        "line 2: gold: missing; the row has id, prompt, choices",
+        "line 3: prompt or query or context: missing",
+        "line 4: not valid JSON",
+        "line 5: gold: 4 is not one of the choices",
+    ):
+        assert told in said
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        (GOOD + GOOD, "lines 1, 2 share the id 'a'"),
+        (GOOD + GOOD.replace('"a"', '"b"'), "line 2 asks what 1 asks; take them out"),
+        ("", "rows0.jsonl is empty; a task needs at least one row"),
+    ],
+)
+def test_a_task_file_that_repeats_itself_or_is_empty(capsys, export, suite, rows, told):
+    assert told in measured(capsys, export, suite(rows))
+
+
+def test_all_that_is_wrong_with_a_suite_is_told_at_once(capsys, export, suite):
+    path = suite(GOOD + GOOD, "", GOOD)
+    path.write_text(path.read_text() + '[[tasks]]\nkind = "rows"\npath = "elsewhere.jsonl"\n')
+    said = measured(capsys, export, path)
+    assert f"{path} has 3 problems" in said
+    assert "task rows0: " in said and "task rows1: " in said and "elsewhere.jsonl: no such file" in said
+
+
+def test_words_that_do_not_belong_together(capsys, export, suite):
+    assert "did you mean arithmetic?" in refused(capsys, "eval", export, "--suite", "arithmetik")
+    assert "lies in none" in refused(capsys, "eval", export, "--suite", "starter")
+    assert "name a --suite" in refused(capsys, "eval", export, "--limit", "3")
+    assert "name a --suite" in refused(capsys, "compare", export, export, "--limit", "3")
+    lm_eval = ("--suite", "lm-eval:arc_easy", "--against", export)
+    assert "--against compares on suites of our own" in refused(capsys, "eval", export, *lm_eval)
+    assert "--suite arithmetic" in refused(capsys, "compare", export, export)  # not evaluated yet
+
+
+def test_a_model_that_is_not_there(capsys, suite, tmp_path):
+    path = suite(GOOD)
+    assert "no such file or directory; a MODEL is" in measured(capsys, "nowhere", path)
+    assert "is the server up" in measured(capsys, "http://127.0.0.1:9/v1#none", path)
+    for verb in (("experts",), ("doctor",), ("compare", tmp_path)):
+        assert str(tmp_path) in refused(capsys, *verb, tmp_path)
+        assert "nowhere: no such file" in refused(capsys, *verb[:1], *["nowhere"] * len(verb))
+
+
+def test_scores_kept_where_a_file_is(capsys, export, suite):
+    path = suite(GOOD)
+    said = refused(capsys, "eval", export, "--suite", path, "--out", path)
+    assert f"{path}" in said and "choose another directory" in said
+
+
+def test_no_text_to_look_a_passage_up_in(capsys, export):
+    assert "no prepared text" in refused(capsys, "data", "passport", export, "some words")

@@ -16,9 +16,12 @@ from typing import Annotated, Any
 
 import typer
 
-from behemoth.base.errors import BehemothError
+from behemoth.base.errors import BehemothError, InputError
 
-REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+REFUSALS = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+    *(errno.ENOTDIR, errno.EEXIST),  # a file where a directory should be
+)
 
 app = typer.Typer(
     name="behemoth",
@@ -33,11 +36,19 @@ app.add_typer(data_app, name="data", help="Look at the text a run trains on.")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (.toml).")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, RUN:MEMBER, a checkpoint or an export.")]
+ANY_MODEL = "A run, RUN:MEMBER, a checkpoint, an export, any Hugging Face directory, hf:ORG/NAME, or http://HOST/v1#MODEL."
+Suite = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SUITE", help="A suite file, a built-in name, or lm-eval:TASK,...; none: held-out text."
+    ),
+]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value.")]
 Stage = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Only this stage: data, pretrain, evaluate, export or report."),
 ]
+SeeDoctor = Annotated[bool, typer.Option("--doctor/--no-doctor", help="Whether a fault stops the export.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on stdout.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this mass.")]
@@ -50,12 +61,13 @@ def run(
     out: Annotated[Path | None, typer.Option(metavar="RUN", help="Run directory; default runs/NAME.")] = None,
     stage: Stage = None,
     overrides: Set = None,
+    see_doctor: SeeDoctor = True,
     as_json: AsJson = False,
 ) -> None:
     """Do all a recipe says, or one stage; go on where it stopped."""
     from behemoth import stages
 
-    stages.run(recipe, out, stage, overrides or [], as_json)
+    stages.run(recipe, out, stage, overrides or [], see_doctor, as_json)
 
 
 @app.command()
@@ -108,17 +120,64 @@ def chat(model: Model, temperature: Temperature = 0.8, top_p: TopP = 0.95, seed:
 
 @app.command("eval")
 def evaluate(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="The models to measure.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help=ANY_MODEL)],
+    suite: Suite = None,
     against: Annotated[str | None, typer.Option(metavar="MODEL", help="Compare each with this one.")] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write every document's score here.")
+        Path | None, typer.Option(metavar="DIR", help="Keep every item's score here; default evals/SUITE.")
     ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many items of each task.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Held-out bits per byte, with paired intervals."""
+    """Measure models: on a suite of tasks, or on held-out text."""
+    if suite is None:
+        if limit is not None:
+            raise InputError("--limit counts the items of a suite's tasks; name a --suite")
+        from behemoth import heldout
+
+        heldout.evaluate(models, against, out, as_json)
+    else:
+        from behemoth import assess
+
+        assess.evaluate(models, suite, against, out, limit, as_json)
+
+
+@app.command()
+def compare(
+    a: Annotated[str, typer.Argument(metavar="A", help="A model, or a directory that `eval` wrote.")],
+    b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    suite: Suite = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep scores and page here; default evals/SUITE.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many items of each task.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tell which of two models is better, item by item, and draw it."""
+    from behemoth import assess
+
+    assess.compare(a, b, suite, out, limit, as_json)
+
+
+@app.command()
+def doctor(
+    patient: Annotated[str, typer.Argument(metavar="MODEL|RECIPE", help="A model, or a recipe (.toml).")],
+    as_json: AsJson = False,
+) -> None:
+    """Look for the silent faults of sparse models; exit 1 if one is found."""
     from behemoth import verbs
 
-    verbs.evaluate(models, against, out, as_json)
+    verbs.see_doctor(patient, as_json)
+
+
+@app.command()
+def experts(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or RUN:MEMBER.")], as_json: AsJson = False
+) -> None:
+    """Show what each expert takes, and what is lost without it."""
+    from behemoth import heldout
+
+    heldout.show_experts(run, as_json)
 
 
 @app.command("import")
@@ -138,12 +197,13 @@ def export(
     model: Model,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory to make.")],
     to: Annotated[str, typer.Option(metavar="FORMAT", help="hf: safetensors for transformers.")] = "hf",
+    see_doctor: SeeDoctor = True,
     as_json: AsJson = False,
 ) -> None:
     """Write a model for other programs, with a receipt."""
     from behemoth import verbs
 
-    verbs.export(model, to, directory, as_json)
+    verbs.export(model, to, directory, see_doctor, as_json)
 
 
 @app.command()
@@ -156,6 +216,18 @@ def report(
 
     page = build_report(run)
     print(json.dumps({"run": str(run), "report": str(page)}) if as_json else page)
+
+
+@data_app.command()
+def passport(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    text: Annotated[str, typer.Argument(metavar="TEXT|FILE", help="A passage, or a file that holds it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say which training documents hold a passage, their licence, and who saw them."""
+    from behemoth import verbs
+
+    verbs.data_passport(run, text, as_json)
 
 
 @data_app.command()

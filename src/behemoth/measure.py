@@ -1,11 +1,15 @@
-"""What a run's models are worth: held-out bits per byte beside baselines, document by document."""
+"""What a run's models are worth: held-out bits per byte beside baselines, document by document, and tasks."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,34 +17,58 @@ import numpy as np
 from behemoth import build
 from behemoth.base.files import write_json
 from behemoth.base.units import human_count
-from behemoth.data.corpus import Corpus
+from behemoth.data.corpus import Corpus, HeldOut
+from behemoth.data.overlap import Overlap
 from behemoth.data.packing import Stream
 from behemoth.data.shards import ShardReader
-from behemoth.evals import baselines, experts, perplexity, results
-from behemoth.model.open import open_model
+from behemoth.evals import baselines, contamination, experts, perplexity, results
+from behemoth.evals.compare import compare_evaluations
+from behemoth.evals.local import Local, Ours
+from behemoth.evals.records import TaskResult, write_evaluation
+from behemoth.evals.runner import blank
+from behemoth.evals.runner import evaluate as ask
+from behemoth.inference.engine import Engine
+from behemoth.model.open import Opened, open_model
+from behemoth.model.transformer import Transformer
 from behemoth.recipe import Resolved
+from behemoth.report.compare import write_compare
 from behemoth.rundir import Run
+from behemoth.tasks import suite as suites
+from behemoth.tasks.arithmetic import arithmetic
+from behemoth.tasks.next_passage import next_passage
+from behemoth.tasks.suite import Suite
+from behemoth.tasks.task import Item
+from behemoth.tasks.task import limited as limited_task
 from behemoth.text.tokenizer import Tokenizer
 from behemoth.train.machine import device, dtype_of
 
 BASELINE_TOKENS = 20_000_000  # the most that an n-gram is fitted on; more takes minutes and gigabytes
 MAPPED_DOCUMENTS = 60  # held-out documents whose tokens are followed to their experts
+REMOVAL_TOKENS = 8192  # of held-out text that is scored again without each expert in turn
+
+
+STARTER = "starter"  # the suite that any run has: made from its own held-out text, and arithmetic
+TASKS = Path("evals") / "tasks"  # in a run: what was asked of each member
+HELD_OUT = "held_out"  # the name that the held-out documents have among the tasks
+ARITHMETIC_ITEMS = 200
+TASK_TOKENS = 8192  # of one forward
 
 
 def evaluate(job: Run) -> None:
-    """Held-out bits per byte of every member beside baselines, document by document; and who the experts are."""
+    """Every member on held-out text, beside baselines, and on the recipe's tasks; and who its experts are."""
     resolved, corpus, tokenizer = job.settled, job.corpus(), job.tokenizer()
     context = resolved.train.context_length
     documents = perplexity.beginnings(corpus.held_out(), tokenizer.byte_lengths, results.EXAMINED_TOKENS)
-    entries, maps, names = [], {}, [member.name for member in build.members(resolved)]
+    names = [member.name for member in build.members(resolved)]
+    entries, maps, needed = [], {}, {}
     for name in names:
         opened = open_model(f"{job.directory}:{name}", device=device())
         model = opened.model
         model.compute_dtype = dtype_of(resolved.train.precision)
-        nats = perplexity.score_documents(model, documents, context)
-        scores = results.scores(name, documents, nats)
+        needed[name] = perplexity.score_documents(model, documents, context)
+        scores = results.scores(name, documents, needed[name])
         entries.append(results.Entry(scores, "model", step=opened.step, sha256=opened.sha256))
-        maps[name] = experts.expert_map(model, documents[:MAPPED_DOCUMENTS], tokenizer.decode, context)
+        maps[name] = examine_experts(opened, documents, tokenizer, context)
 
     fitted = fit_baselines(job, corpus, tokenizer)
     entries += [
@@ -57,6 +85,110 @@ def evaluate(job: Run) -> None:
     write_json(
         job.directory / "evals" / "experts.json", {name: found for name, found in maps.items() if found}
     )
+    measure_tasks(job, needed, documents)
+
+
+def measure_tasks(job: Run, nats: Mapping[str, np.ndarray], documents: Sequence[HeldOut]) -> None:
+    """Every member on the recipe's suite, item by item, each held against the training text; pages that compare.
+
+    nats: what each member needed for each held-out document, which is kept as one more task.
+    """
+    tokenizer = job.tokenizer()
+    suite = suite_of(
+        job.settled.recipe.evaluation.suite, job.corpus(), tokenizer, job.settled.train.context_length
+    )
+    overlap = Overlap.open({"pretrain": job.directory / "data"})
+    found = {}
+    for name in nats:
+        spec = f"{job.directory}:{name}"
+        opened = open_model(spec, device=device())
+        opened.model.compute_dtype = dtype_of(job.settled.train.precision)
+        evaluation = ask(
+            answering(opened.model, tokenizer, name, opened.sha256), spec, suite, job.directory / TASKS
+        )
+        evaluation.tasks[HELD_OUT] = held_out_task(documents, nats[name], tokenizer, opened.sha256)
+        write_evaluation(job.directory / TASKS / name, evaluation)
+        found[name] = contamination.annotate(job.directory / TASKS / name, overlap)
+    for a, b in compared(job.settled):
+        marks = [contamination.read_verdicts(job.directory / TASKS / name) for name in (a, b)]
+        result = compare_evaluations(found[a], found[b], marks)
+        write_compare(job.directory / f"compare-{a}-{b}.html", result)
+
+
+def answering(model: Transformer, tokenizer: Tokenizer, name: str, sha256: str = "") -> Local:
+    """A model in memory, as tasks see it."""
+    return Local(Ours(Engine(model, batch_tokens=TASK_TOKENS), tokenizer), name, sha256, "behemoth")
+
+
+def held_out_task(
+    documents: Sequence[HeldOut], nats: np.ndarray, tokenizer: Tokenizer, model: str
+) -> TaskResult:
+    """The held-out documents as a task of texts, from what is measured already. nats: (documents,)."""
+    records = []
+    for document, needed in zip(documents, nats.tolist(), strict=True):
+        text, bits = tokenizer.decode(document.tokens.tolist()), needed / math.log(2)
+        item = Item(document.id, answer=text, cluster=document.id)
+        metrics = {"nats": needed, "bytes": document.num_bytes, "bits_per_byte": bits / document.num_bytes}
+        tokens = len(document.tokens)
+        records.append({**blank(item), "model": model, "score": bits, "metrics": metrics, "tokens": tokens})
+    asked = json.dumps([[document.id, int(document.num_bytes)] for document in documents])
+    digest = hashlib.sha256(asked.encode()).hexdigest()
+    return TaskResult(HELD_OUT, "bits_per_byte", "text", digest, records, source=results.NOTE)
+
+
+def compared(resolved: Resolved) -> list[tuple[str, str]]:
+    """The members that a page is made of: the teacher and each student, a student and its control."""
+    found = [(build.TEACHER, student.name) for student in resolved.students]
+    return found + [(s.name, s.name + build.CONTROL) for s in resolved.students if s.control]
+
+
+def suite_of(name: str, corpus: Corpus, tokenizer: Tokenizer, context: int) -> Suite:
+    """The tasks that a recipe names: a file, a built-in suite, the starter, or none."""
+    match name:
+        case "none":
+            return Suite(name, ())
+        case "starter":
+            return starter(corpus, tokenizer, context)
+    return suites.load(name)
+
+
+def starter(corpus: Corpus, tokenizer: Tokenizer, context: int) -> Suite:
+    """Which passage really follows, asked of the run's own held-out documents; and sums, by likelihood.
+
+    A passage takes about a quarter of the context, and what it may follow half.
+    """
+    documents = perplexity.beginnings(corpus.held_out(), tokenizer.byte_lengths, results.EXAMINED_TOKENS)
+    texts = [(document.id, tokenizer.decode(document.tokens.tolist())) for document in documents]
+    licences = sorted({licence for source in corpus.sources for licence in source.licences})
+    room = int(context * corpus.report["bytes_per_token"])
+    passages = next_passage(
+        texts,
+        passage_chars=min(100, room // 4),
+        prompt_chars=min(300, room // 2),
+        source="the run's held-out text",
+        licence=", ".join(licences),
+    )
+    return Suite(STARTER, (passages, arithmetic(ARITHMETIC_ITEMS, ask="choice", name="arithmetic_choice")))
+
+
+def limited(suite: Suite, limit: int | None) -> Suite:
+    """At most `limit` items of each task, evenly spread, the same ones each time."""
+    return replace(suite, tasks=tuple(limited_task(task, limit) for task in suite.tasks))
+
+
+def examine_experts(
+    opened: Opened, documents: list[HeldOut], tokenizer: Tokenizer, context: int
+) -> list[dict[str, Any]]:
+    """The expert map of `evals.experts`, each expert with what removing it adds to the held-out bits per byte."""
+    model = opened.model
+    layers = experts.expert_map(model, documents[:MAPPED_DOCUMENTS], tokenizer.decode, context)
+    few = perplexity.fixed_subset(documents, tokenizer.byte_lengths, context, REMOVAL_TOKENS)
+    without = {(row["layer"], row["expert"]): row for row in experts.losses_without(model, few, context)}
+    for layer in layers:
+        for expert in layer["experts"]:
+            if (place := (layer["layer"], expert["expert"])) in without:
+                expert["without"] = without[place]["sources"]
+    return layers
 
 
 def fit_baselines(job: Run, corpus: Corpus, tokenizer: Tokenizer) -> Iterator[tuple[str, Any, Any, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from typing import Any
 
@@ -12,9 +13,12 @@ from behemoth.base.errors import AnswerIsNo
 from behemoth.base.logs import say
 from behemoth.data.corpus import Corpus, HeldOut
 from behemoth.evals import perplexity
+from behemoth.evals.runner import quick
+from behemoth.examine import examine_recipe, refuse_faults
 from behemoth.inference.engine import Engine
+from behemoth.measure import answering, limited, suite_of
 from behemoth.recipe import Resolved
-from behemoth.rundir import Run
+from behemoth.rundir import DOCTOR, Run
 from behemoth.text.tokenizer import Tokenizer
 from behemoth.train import resume
 from behemoth.train.checkpoint import Checkpoints
@@ -24,6 +28,8 @@ from behemoth.train.machine import device, dtype_of, matmul_flops
 from behemoth.train.monitor import Monitor
 
 HELD_OUT_TOKENS = 16_384  # of the held-out text, for the curve drawn during training
+LONG = 3600  # seconds: a run that takes longer is examined by the doctor first
+SLOWEST = 0.02  # of the machine's peak; no run of ours was as slow
 PROMPT_TOKENS, SAMPLE_TOKENS = 16, 48
 
 
@@ -45,6 +51,12 @@ def pretrain(job: Run) -> None:
     )
     prompts = sample_prompts(probe, tokenizer, min(PROMPT_TOKENS, settings.context_length // 2))
     flops = build.step_flops(resolved, members)
+    evaluation = resolved.recipe.evaluation
+    if start == 0 and job.doctor and expected_seconds(resolved, corpus, members, flops, peak) > LONG:
+        say("this run takes more than an hour: the doctor looks first")
+        first = examine_recipe(resolved, resolved.recipe.name, corpus, job.directory / "tokenizer")
+        refuse_faults([first], job.directory / DOCTOR)
+    suite = limited(suite_of(evaluation.suite, corpus, tokenizer, settings.context_length), evaluation.limit)
     monitor = Monitor(job.directory / "pretrain", members, plan.steps, start, flops, peak)
 
     with closing(monitor), Interrupt() as interrupt:
@@ -60,6 +72,9 @@ def pretrain(job: Run) -> None:
                 if last or (step.step % settings.sample_every == 0 and not interrupt.requested):
                     for prompt, text in sample(member, tokenizer, prompts):
                         monitor.sample(step.step, member.name, prompt, text)
+                if evaluation.every and step.step % evaluation.every == 0 and not interrupt.requested:
+                    for task, score in quick(answering(member.model, tokenizer, member.name), suite).items():
+                        monitor.task(step.step, member.name, task, score)
             if last or interrupt.requested or step.step % settings.save_every == 0:
                 saved = resume.save(saves, step.step, members, corpus.tokenizer_sha256)
                 if saved is None and (last or interrupt.requested):
@@ -69,6 +84,16 @@ def pretrain(job: Run) -> None:
                 if interrupt.requested and saved is not None:
                     say(f"saved at step {step.step}")
                     sys.exit(interrupt.exit_code)
+
+
+def expected_seconds(
+    resolved: Resolved, corpus: Corpus, members: Sequence[Member], flops: dict[str, float], peak: float
+) -> float:
+    """Of the whole run; measured on a few steps, unless the arithmetic alone says on which side of an hour it lies."""
+    least = sum(flops[member.name] * member.steps for member in members) / peak
+    if least > LONG or least / SLOWEST < LONG:
+        return least
+    return resolved.train.tokens / calibrate(resolved, corpus)
 
 
 def sample_prompts(probe: list[HeldOut], tokenizer: Tokenizer, tokens: int) -> list[list[int]]:

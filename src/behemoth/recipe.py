@@ -183,6 +183,18 @@ class TrainRecipe(Frozen):
         return self
 
 
+class EvaluationRecipe(Frozen):
+    """The tasks that every member is measured on when training is over, and at chosen steps before."""
+
+    suite: str = "starter"  # a built-in name, the path of a suite file, or "none"
+    every: int | None = Field(None, ge=1)  # steps between two evaluations during training; none without it
+    limit: int = Field(64, ge=1)  # items of each task during training
+
+    @property
+    def is_file(self) -> bool:
+        return self.suite.endswith(".toml")
+
+
 def _plain_name(name: str) -> str:
     """A name is also a folder's, and a member's on the command line."""
     if not name.replace("-", "").replace("_", "").isalnum():
@@ -217,6 +229,7 @@ class Recipe(Frozen):
     tokenizer: TokenizerRecipe = TokenizerRecipe()
     model: ModelRecipe
     train: TrainRecipe = TrainRecipe()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
     students: tuple[StudentRecipe, ...] = ()
 
     @model_validator(mode="after")
@@ -599,14 +612,17 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     tokenizer = recipe.tokenizer
     if tokenizer.path is not None:
         tokenizer = tokenizer.model_copy(update={"path": absolute(tokenizer.path)})
-    data = recipe.data.model_copy(update={"sources": sources})
-    return recipe.model_copy(update={"data": data, "tokenizer": tokenizer})
+    data, evaluation = recipe.data.model_copy(update={"sources": sources}), recipe.evaluation
+    if evaluation.is_file:
+        evaluation = evaluation.model_copy(update={"suite": absolute(evaluation.suite)})
+    return recipe.model_copy(update={"data": data, "tokenizer": tokenizer, "evaluation": evaluation})
 
 
 # --- and back to a file -------------------------------------------------------------------------------------
 
 
-TABLES = (tuple, DataRecipe, TokenizerRecipe, ModelRecipe, TrainRecipe)  # written under headers of their own
+# Written under headers of their own.
+TABLES = (tuple, DataRecipe, TokenizerRecipe, ModelRecipe, TrainRecipe, EvaluationRecipe)
 
 
 @dataclass(frozen=True)
@@ -654,6 +670,7 @@ def _tables(resolved: Resolved) -> list[tuple[str, str, Frozen]]:
         ("[tokenizer]", "tokenizer.", recipe.tokenizer),
         ("[model]", "model.", recipe.model),
         ("[train]", "train.", train),
+        ("[evaluation]", "evaluation.", recipe.evaluation),
         *students,
     ]
 

@@ -23,6 +23,8 @@ from behemoth.data.corpus import Corpus
 from behemoth.recipe import Recipe, Resolved, load_recipe, resolve
 from behemoth.text.tokenizer import Tokenizer
 
+DOCTOR = "doctor.json"  # what the doctor saw, in the run directory
+
 
 @dataclass
 class Run:
@@ -31,6 +33,7 @@ class Run:
     directory: Path
     recipe: Recipe
     resolved: Resolved | None = None
+    doctor: bool = True  # looks before a run of more than an hour, and at every export
 
     @property
     def settled(self) -> Resolved:

@@ -23,23 +23,27 @@ from behemoth.base.files import read_json, remove_tree, sha256, write_atomic, wr
 from behemoth.base.logs import say, table
 from behemoth.base.units import human_count
 from behemoth.evals import results
+from behemoth.examine import examine, refuse_faults
 from behemoth.export.hf import export_all
 from behemoth.measure import evaluate
 from behemoth.model.open import open_model
 from behemoth.pretrain import calibrate, pretrain
 from behemoth.recipe import Recipe, Resolved, resolve, to_toml
 from behemoth.report.page import build_report
-from behemoth.rundir import Run, begin, now
+from behemoth.rundir import DOCTOR, Run, begin, now
 from behemoth.train.interrupt import leaving
 from behemoth.train.machine import choose_precision, device, keep_freed_memory
 
 
-def run(recipe_path: Path, out: Path | None, only: str | None, overrides: list[str], as_json: bool) -> None:
+def run(
+    recipe_path: Path, out: Path | None, only: str | None, overrides: list[str], doctor: bool, as_json: bool
+) -> None:
     """Everything, or one stage; what is finished is not done again."""
     if only is not None and only not in STAGES:
         raise InputError(f"--stage {only}: no such stage; the stages are {', '.join(STAGES)}")
     keep_freed_memory()
     job = begin(recipe_path, out, overrides)
+    job.doctor = doctor
     with leaving(f"go on with:\n  {command()}"):
         for name, stage in STAGES.items():
             if only is None or name == only:
@@ -125,13 +129,20 @@ def with_train(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def export(job: Run) -> None:
-    """The teacher and the students as Hugging Face directories, each with the receipt that transformers agrees."""
+    """The teacher and the students as Hugging Face directories, each with the receipt that transformers agrees.
+
+    A model in which the doctor finds a fault is not exported, and what was exported before stays.
+    """
     resolved = job.settled
     names = [build.TEACHER, *(student.name for student in resolved.students)]
     opened = [open_model(f"{job.directory}:{name}") for name in names]
     final, fresh, old = (job.directory / name for name in ("export", "export.new", "export.old"))
     remove_tree(fresh)
     export_all([(model, fresh / model.name) for model in opened])
+    if job.doctor:
+        specs = [(f"{job.directory}:{name}", fresh / name) for name in names]
+        seen = [examine(spec, exported=directory) for spec, directory in specs]
+        refuse_faults(seen, job.directory / DOCTOR)
     remove_tree(old)  # what is there stays until every receipt is
     if final.exists():
         final.rename(old)

@@ -18,9 +18,10 @@ from typing import Any
 from behemoth.base.files import append_jsonl, read_jsonl, write_atomic
 from behemoth.base.logs import say
 from behemoth.base.units import human_count, human_duration
+from behemoth.stats.intervals import Interval
 from behemoth.train.loop import Member, Step, Update
 
-FILES = ("metrics.jsonl", "heldout.jsonl", "samples.jsonl")
+FILES = ("metrics.jsonl", "heldout.jsonl", "samples.jsonl", "tasks.jsonl")
 HEADER_EVERY = 50
 
 
@@ -74,6 +75,11 @@ class Monitor:
 
     def sample(self, step: int, member: str, prompt: str, text: str) -> None:
         self.write("samples.jsonl", {"step": step, "member": member, "prompt": prompt, "text": text}, {})
+
+    def task(self, step: int, member: str, task: str, score: Interval) -> None:
+        record = {"step": step, "member": member, "task": task, "score": score.estimate}
+        record |= {"low": score.low, "high": score.high}
+        self.write("tasks.jsonl", record, {f"{member}/{task}": score.estimate})
 
     def write(self, name: str, record: dict[str, Any], curves: dict[str, float]) -> None:
         """Add a line to a file, and a point to each of TensorBoard's curves. A disk that refuses is told of once."""
