@@ -12,11 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from behemoth import cli, pretrain, rundir, verbs
+from behemoth import cli, measure, pretrain, rundir, verbs
 from behemoth.base.files import read_json, read_jsonl, write_json
+from behemoth.data.corpus import Corpus
 from behemoth.doctor.examination import CHECKS
 from behemoth.evals.endpoint import Endpoint
 from behemoth.evals.local import Local
+from behemoth.text.tokenizer import Tokenizer
 from behemoth.train.loop import train
 
 RECIPE = """
@@ -25,6 +27,10 @@ name = "small"
 kind = "files"
 path = "text"
 licence = "CC0-1.0"
+[[data.sources]]
+kind = "files"
+path = "more"
+licence = "CC-BY-4.0"
 [tokenizer]
 vocab_size = 320
 [model]
@@ -62,7 +68,6 @@ init_std = 0.1
 joins_at = 0.5
 control = false
 """
-PASSAGE = "line 14 says this of 1 and line 21 says that of 2"
 SUITE = """
 name = "own"
 [[tasks]]
@@ -108,12 +113,12 @@ def run(tmp_path_factory):
     """A teacher and a student of 12 steps."""
     folder = tmp_path_factory.mktemp("measured")
     (folder / "recipe.toml").write_text(RECIPE)
-    (folder / "text").mkdir()
-    for number in range(100):
-        lines = [
-            f"line {number * 7 + i * i % 89} says {'this' if i % 3 else 'that'} of {i}" for i in range(16)
-        ]
-        (folder / "text" / f"{number:03}.txt").write_text("\n".join(lines))
+    for offset, name in enumerate(("text", "more")):  # which have files of the same names
+        (folder / name).mkdir()
+        for number in range(50):
+            first = 7 * (2 * number + offset)
+            said = [f"line {first + i * i % 89} says {'this' if i % 3 else 'that'} of {i}" for i in range(16)]
+            (folder / name / f"{number:03}.txt").write_text("\n".join(said))
     for stage in ("data", "pretrain", "evaluate", "report"):
         call("run", folder / "recipe.toml", "--out", folder / "run", "--stage", stage)
     return folder / "run"
@@ -220,7 +225,15 @@ def test_the_starter_suite_is_of_the_run(run, told, tmp_path):
     found = told("eval", f"{run}:student", "--suite", "starter", "--limit", 3, "--out", tmp_path, "--json")
     tasks = found["evaluations"][0]["tasks"]
     assert list(tasks) == ["next_passage", "arithmetic_choice"]
-    assert tasks["next_passage"]["licence"] == "CC0-1.0"
+    assert tasks["next_passage"]["licence"] == "CC-BY-4.0, CC0-1.0"
+
+
+def test_where_no_passage_can_be_cut_the_starter_suite_is_sums_alone(run, monkeypatch, capsys):
+    corpus, tokenizer = Corpus.open(run / "data"), Tokenizer.load(run / "tokenizer")
+    few = corpus.held_out()[:3]
+    monkeypatch.setattr(corpus, "held_out", lambda: few)
+    assert [task.name for task in measure.starter(corpus, tokenizer, 32).tasks] == ["arithmetic_choice"]
+    assert "the starter suite is sums alone: no passages can be cut from 3" in capsys.readouterr().err
 
 
 def test_ctrl_c_leaves_and_the_same_command_goes_on(run, suite, told, tmp_path, monkeypatch):
@@ -414,12 +427,14 @@ def double(prompt):
     return f" {2 * int(prompt.split()[0])}"
 
 
-def test_an_endpoint_beside_our_model(run, sums, serve, told, tmp_path):
+def test_an_endpoint_beside_our_model(run, sums, serve, told, tmp_path, monkeypatch):
     server = serve(double)
+    monkeypatch.chdir(run)  # whose text is not the endpoint's
     words = ("--suite", sums, "--out", tmp_path / "kept")
     found = told("eval", run, server.spec, *words, "--against", server.spec, "--json")
     ours, theirs = (evaluation["tasks"]["sums"] for evaluation in found["evaluations"])
     assert theirs["score"] == 1 and ours["score"] < 1
+    assert "contamination" in ours and "contamination" not in theirs
     assert found["evaluations"][1]["model"] == {
         "name": "parrot", "spec": server.spec, "kind": "endpoint", "sha256": "",
     }  # fmt: skip
@@ -478,26 +493,22 @@ def look_once(patch) -> None:
         patch.delitem(CHECKS, name)
 
 
-@pytest.fixture(scope="module")
-def exported(run, tmp_path_factory):
-    """The teacher, examined and exported."""
-    directory = tmp_path_factory.mktemp("exported") / "teacher"
-    with pytest.MonkeyPatch.context() as patch:
-        look_once(patch)
-        call("export", run, directory)
-    return directory
-
-
-@pytest.fixture(scope="module")
-def twins(exported, tmp_path_factory):
-    """An export in which one expert is a copy of another, and nothing says that it once was not."""
-    directory = shutil.copytree(exported, tmp_path_factory.mktemp("twins") / "twins")
+def plant_twins(directory: Path) -> None:
+    """Make one expert of the first layer a copy of another."""
     weights = load_file(directory / "model.safetensors")
     for name, tensor in weights.items():
         if ".0." in name and "experts." in name:
             tensor[1] = tensor[0]
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    (directory / "receipt.json").unlink()
+
+
+@pytest.fixture(scope="module")
+def twins(run, tmp_path_factory):
+    """The teacher's weights alone, with a fault, and nothing that says how they were."""
+    directory = tmp_path_factory.mktemp("weights") / "twins"
+    shutil.copytree(run / "pretrain" / "checkpoints" / "step-00000012" / "weights" / "teacher", directory)
+    shutil.copytree(run / "tokenizer", directory, dirs_exist_ok=True)
+    plant_twins(directory)
     return directory
 
 
@@ -521,15 +532,25 @@ def test_the_doctor_names_a_planted_fault(twins, told, one_check):
     assert [finding["verdict"] for finding in found["findings"]] == ["fault"]
 
 
-def test_a_fault_is_not_exported_unless_asked(twins, exported, told, tmp_path, one_check, monkeypatch):
-    assert (exported / "receipt.json").exists()
+def test_a_fault_is_not_exported_unless_asked(run, twins, told, tmp_path, one_check, monkeypatch):
+    monkeypatch.setattr(verbs, "export_hf", lambda opened, directory: {"of": opened.name})
+    assert told("export", run, tmp_path / "out", "--json")["receipt"] == {"of": "teacher"}
     said = told("export", twins, tmp_path / "out", code=1)[1]
     assert "the doctor found 1 fault" in said and ONE_CHECK in said
     assert said.rstrip().endswith("to go on in spite of it: --no-doctor")
-    assert not (tmp_path / "out").exists()
-    monkeypatch.setattr(verbs, "export_hf", lambda opened, directory: {"of": opened.name})
     receipt = told("export", twins, tmp_path / "out", "--no-doctor", "--json")["receipt"]
     assert receipt == {"of": "twins"}
+
+
+@pytest.mark.slow
+def test_a_fault_that_came_after_the_export_is_found(run, told, tmp_path):
+    directory = tmp_path / "teacher"
+    assert told("export", run, directory, "--json")["receipt"]["verdict"] == "match"
+    assert told("doctor", directory, "--json")["ok"]
+    plant_twins(directory)
+    assert "receipt.json" in told("doctor", directory, code=2)[1]  # not the weights that it was made for
+    (directory / "receipt.json").unlink()
+    assert f"fault: {ONE_CHECK}" in told("doctor", directory, code=1)[0]
 
 
 @pytest.mark.slow
@@ -590,7 +611,9 @@ def test_tasks_at_chosen_steps_of_training(run):
 
 def test_they_leave_no_trace_in_the_weights(run, tmp_path):
     recipe = tmp_path / "recipe.toml"
-    text = RECIPE.replace("every = 4\n", "").replace('path = "text"', f'path = "{run.parent}/text"')
+    text = RECIPE.replace("every = 4\n", "")
+    for name in ("text", "more"):
+        text = text.replace(f'path = "{name}"', f'path = "{run.parent / name}"')
     recipe.write_text(text)
     for stage in ("data", "pretrain"):
         call("run", recipe, "--out", tmp_path / "run", "--stage", stage)

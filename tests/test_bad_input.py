@@ -6,6 +6,7 @@ import shutil
 import pytest
 
 from behemoth import cli
+from behemoth.evals.endpoint import Endpoint
 
 RECIPE = """
 name = "small"
@@ -271,6 +272,12 @@ def test_all_that_is_wrong_with_a_suite_is_told_at_once(capsys, export, suite):
     assert "task rows0: " in said and "task rows1: " in said and "elsewhere.jsonl: no such file" in said
 
 
+@pytest.mark.parametrize("name", ["nowhere.toml", "arithmetik"])
+def test_a_recipe_with_a_suite_that_is_none(capsys, folder, name):
+    assert name in run(capsys, folder, "--set", f"evaluation.suite={name}")
+    assert not list((folder / "run").rglob("step-*"))
+
+
 def test_words_that_do_not_belong_together(capsys, export, suite):
     assert "did you mean arithmetic?" in refused(capsys, "eval", export, "--suite", "arithmetik")
     assert "lies in none" in refused(capsys, "eval", export, "--suite", "starter")
@@ -281,7 +288,8 @@ def test_words_that_do_not_belong_together(capsys, export, suite):
     assert "--suite arithmetic" in refused(capsys, "compare", export, export)  # not evaluated yet
 
 
-def test_a_model_that_is_not_there(capsys, suite, tmp_path):
+def test_a_model_that_is_not_there(capsys, suite, tmp_path, monkeypatch):
+    monkeypatch.setitem(Endpoint.__init__.__kwdefaults__, "pause", 0.001)
     path = suite(GOOD)
     assert "no such file or directory; a MODEL is" in measured(capsys, "nowhere", path)
     assert "is the server up" in measured(capsys, "http://127.0.0.1:9/v1#none", path)

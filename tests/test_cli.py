@@ -14,7 +14,8 @@ from behemoth.base.errors import AnswerIsNo, BehemothError
 from behemoth.recipe import load_recipe, resolve
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-VERBS = ["run", "explain", "init", "generate", "chat", "eval", "import", "export", "report", "data"]
+VERBS = ["run", "explain", "init", "generate", "chat", "eval", "compare", "doctor", "experts"]
+VERBS += ["import", "export", "report", "data"]
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def test_help_is_quick_and_names_every_verb():
     assert not [verb for verb in VERBS if f"  {verb} " not in result.stdout]
 
 
-@pytest.mark.parametrize("verb", [*VERBS[:-1], "data show"])
+@pytest.mark.parametrize("verb", [*VERBS[:-1], "data show", "data passport"])
 def test_every_verb_explains_itself(behemoth, verb):
     code, out, _ = behemoth(*verb.split(), "--help")
     assert code == 0

@@ -54,6 +54,7 @@ num_kv_heads = 1
 head_size = 16
 expert_size = 16
 dense_size = 32
+init_std = 0.1
 joins_at = 0.5
 """
 
@@ -374,14 +375,16 @@ def test_the_whole_corpus_is_every_source_once(tmp_path):
     assert len(list(measure.every_row(corpus, 16, share=0.5))) == pytest.approx(len(rows) / 2, abs=2)
 
 
-def test_what_is_suggested_next_works(run, capsys):
+def test_what_is_suggested_next_works(run, capsys, tmp_path, monkeypatch):
     call("run", run.parent / "recipe.toml", "--out", run, "--stage", "report")
     said = capsys.readouterr().out.split("next:\n")[1]
     suggested = [shlex.split(line) for line in said.strip().splitlines()]
-    assert [words[1] for words in suggested] == ["generate", "chat", "eval"]
-    assert suggested[2][-1] == f"{run}:small-one"
+    assert [words[1] for words in suggested] == ["generate", "chat", "doctor", "experts", "compare"]
+    assert suggested[4][-1] == f"{run}:small-one"
+    monkeypatch.chdir(tmp_path)  # where the page goes
     call(*suggested[0][1:], "--max-tokens", 2)
-    call(*suggested[2][1:])
+    call(*suggested[3][1:])
+    call(*suggested[4][1:])
 
 
 def test_an_export_that_fails_leaves_the_one_before(run, tmp_path, monkeypatch):

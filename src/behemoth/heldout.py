@@ -74,6 +74,8 @@ def evaluate(models: list[str], against: str | None, out: Path | None, as_json: 
 def run_of(model: str) -> Path | None:
     """The run directory with prepared text that a model lies in, if any."""
     path = Path(model.rpartition(":")[0] if not Path(model).exists() and ":" in model else model)
+    if not path.exists():  # an endpoint, or on the Hub: it does not lie in the directory we happen to be in
+        return None
     for directory in (path, *path.absolute().parents):
         if (directory / "data").is_dir() and (directory / "tokenizer").is_dir():
             return directory

@@ -15,7 +15,9 @@ from typing import Any
 import numpy as np
 
 from behemoth import build
+from behemoth.base.errors import InputError
 from behemoth.base.files import write_json
+from behemoth.base.logs import say
 from behemoth.base.units import human_count
 from behemoth.data.corpus import Corpus, HeldOut
 from behemoth.data.overlap import Overlap
@@ -161,14 +163,19 @@ def starter(corpus: Corpus, tokenizer: Tokenizer, context: int) -> Suite:
     texts = [(document.id, tokenizer.decode(document.tokens.tolist())) for document in documents]
     licences = sorted({licence for source in corpus.sources for licence in source.licences})
     room = int(context * corpus.report["bytes_per_token"])
-    passages = next_passage(
-        texts,
-        passage_chars=min(100, room // 4),
-        prompt_chars=min(300, room // 2),
-        source="the run's held-out text",
-        licence=", ".join(licences),
-    )
-    return Suite(STARTER, (passages, arithmetic(ARITHMETIC_ITEMS, ask="choice", name="arithmetic_choice")))
+    sums = arithmetic(ARITHMETIC_ITEMS, ask="choice", name="arithmetic_choice")
+    try:
+        passages = next_passage(
+            texts,
+            passage_chars=min(100, room // 4),
+            prompt_chars=min(300, room // 2),
+            source="the run's held-out text",
+            licence=", ".join(licences),
+        )
+    except InputError as error:  # other texts than prose, or none as long
+        say(f"the {STARTER} suite is sums alone: {error}")
+        return Suite(STARTER, (sums,))
+    return Suite(STARTER, (passages, sums))
 
 
 def limited(suite: Suite, limit: int | None) -> Suite:

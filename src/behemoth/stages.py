@@ -23,9 +23,10 @@ from behemoth.base.files import read_json, remove_tree, sha256, write_atomic, wr
 from behemoth.base.logs import say, table
 from behemoth.base.units import human_count
 from behemoth.evals import results
+from behemoth.evals.records import Evaluation, read_evaluation, show
 from behemoth.examine import examine, refuse_faults
 from behemoth.export.hf import export_all
-from behemoth.measure import evaluate
+from behemoth.measure import HELD_OUT, TASKS, evaluate
 from behemoth.model.open import open_model
 from behemoth.pretrain import calibrate, pretrain
 from behemoth.recipe import Recipe, Resolved, resolve, to_toml
@@ -181,11 +182,23 @@ def finish(job: Run, as_json: bool) -> None:
         return
     if found["models"]:
         results.show(found)
+    if tasks := asked(job):
+        show(tasks)
     show_time(done)
     if page.exists():
-        print(f"report: {page}")
+        print("\n".join([f"report: {page}", *map(str, sorted(job.directory.glob("compare-*.html")))]))
     if done.get("pretrain", {}).get("finished"):
         print("\n".join(["\nnext:", *(f"  {shlex.join(line)}" for line in next_commands(job))]))
+
+
+def asked(job: Run) -> list[Evaluation]:
+    """What the members answered to the recipe's tasks; the held-out text has a table of its own."""
+    paths = sorted(
+        (job.directory / TASKS).glob("*/evaluation.json"), key=lambda path: path.stat().st_mtime_ns
+    )
+    found = [read_evaluation(path.parent) for path in paths]
+    kept = [{name: task for name, task in one.tasks.items() if name != HELD_OUT} for one in found]
+    return [replace(one, tasks=tasks) for one, tasks in zip(found, kept, strict=True) if tasks]
 
 
 def show_time(done: dict[str, Any]) -> None:
@@ -204,5 +217,5 @@ def show_time(done: dict[str, Any]) -> None:
 
 def next_commands(job: Run) -> list[list[str]]:
     run = str(job.directory)
-    compare = [["behemoth", "eval", run, "--against", f"{run}:{s.name}"] for s in job.settled.students[:1]]
-    return [["behemoth", "generate", run], ["behemoth", "chat", run], *compare]
+    compare = [["behemoth", "compare", run, f"{run}:{s.name}"] for s in job.settled.students[:1]]
+    return [["behemoth", verb, run] for verb in ("generate", "chat", "doctor", "experts")] + compare

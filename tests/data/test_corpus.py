@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from behemoth.base.errors import DamagedError, InputError
-from behemoth.data.corpus import Corpus
+from behemoth.data.corpus import Corpus, told_apart
 from behemoth.data.prepare import prepare
 from behemoth.data.show import render
 from behemoth.data.sources import FilesSource
@@ -166,3 +166,7 @@ def test_the_stream_counts_every_token_as_training_does(corpus):
         rows = source.rows_of(step)
         borders = sum(int((np.diff(row.documents) > 0).sum()) for row in rows)
         assert source.batch(step).weight == 2 * 16 - borders
+
+
+def test_documents_of_one_name_are_told_apart():
+    assert told_apart(["a", "b", "a", "a (2)", "a"]) == ["a", "b", "a (2)", "a (2) (2)", "a (3)"]

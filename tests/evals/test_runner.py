@@ -165,7 +165,7 @@ def test_batches_are_longest_first_and_keep_choices_together():
 
 
 def test_what_a_comparison_could_detect_is_the_planning_formula():
-    """1,000 answers, half right, two models correlated by a half: sd of the difference 0.5, so 2.8 x 0.5 / sqrt(1000)."""
+    """1,000 answers, half right, two models correlated by a half: so 2.8 x 0.5 / sqrt(1000)."""
 
     def task(right, clusters):
         records = [

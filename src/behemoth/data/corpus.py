@@ -6,7 +6,9 @@ and held-out text are separate files; nothing here can hand out a held-out token
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,10 +72,15 @@ class Corpus:
 
     def held_out(self) -> list[HeldOut]:
         """Every document kept from training, in a fixed order; tokens stay on disk until they are read."""
-        return [
-            HeldOut(record["id"], record["source"], shards.document(i), int(shards.bytes[i]))
+        found = [
+            (shards, i, record)
             for shards in (self._shards(source.name, "held_out") for source in self.sources)
             for i, record in enumerate(shards.records())
+        ]
+        names = told_apart([record["id"] for _, _, record in found])
+        return [
+            HeldOut(name, record["source"], shards.document(i), int(shards.bytes[i]))
+            for name, (shards, i, record) in zip(names, found, strict=True)
         ]
 
     def batches(self, context: int, rows: int, seed: int) -> BatchSource:
@@ -137,6 +144,18 @@ class BatchSource:
         """How often the most repeated source has been gone through after `steps` batches."""
         shares = np.array(self._weights) / sum(self._weights)
         return float((steps * self.rows * shares / np.array(self._num_rows)).max())
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """The names, each once: two sources may hold a file of one name, and the second is then "name (2)"."""
+    given: dict[str, None] = {}
+    numbers: dict[str, Iterator[int]] = defaultdict(lambda: itertools.count(2))
+    for name in names:
+        unique = name
+        while unique in given:
+            unique = f"{name} ({next(numbers[name])})"
+        given[unique] = None
+    return list(given)
 
 
 def _source_info(entry: dict[str, Any], part: dict[str, Any]) -> SourceInfo:

@@ -370,7 +370,9 @@ def _report(
 
 def _source_report(source: Source, tally: Tally, directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     readers = {kind: ShardReader(directory / kind, tokenizer.vocab_size) for kind in ("train", "held_out")}
-    licences = Counter(str(record["licence"]) for reader in readers.values() for record in reader.records())
+    licences = Counter(
+        str(record["licence"] or "unknown") for reader in readers.values() for record in reader.records()
+    )
     return {
         "weight": source.weight,
         "documents": {"in": tally.documents, "kept": tally.kept, "dropped": dict(tally.dropped)},

@@ -112,7 +112,8 @@ def _part(task: TaskResult) -> dict[str, Any]:
     summary = task.summary
     note = ""
     if clusters < MIN_CLUSTERS:
-        note = f"cannot tell: {clusters} where {MIN_CLUSTERS} are the least"
+        kind = "passages" if scores.clusters else "items"
+        note = f"cannot tell: {clusters} {kind} where {MIN_CLUSTERS} are the least"
     elif task.ask != "text" and items < MIN_ITEMS:
         note = f"cannot tell: {items} items where {MIN_ITEMS} are the least"
     return {
@@ -144,6 +145,7 @@ def show(evaluation: Evaluation) -> None:
         for name, task in evaluation.tasks.items()
         if task.contamination
         for group, part in task.contamination["groups"].items()
+        if group != "all" or len(task.contamination["groups"]) > 2  # where all are alike, that line says it
     ]
     if rows:
         stages = next(t.contamination["stages"] for t in evaluation.tasks.values() if t.contamination)

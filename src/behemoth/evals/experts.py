@@ -85,8 +85,8 @@ def losses_without(
 ) -> list[dict[str, Any]]:
     """What removing each expert adds to the held-out bits per byte, all text and source by source.
 
-    One entry per layer and expert (of every layer, where that is not too many): {"layer", "expert", "sources": {name: {"added", "low", "high"}}}; the name
-    "all" stands for every document. Intervals are paired by document.
+    One entry per layer and expert (of every layer, where that is not too many): {"layer", "expert", "sources": {name:
+    {"added", "low", "high"}}}; the name "all" stands for every document. Intervals are paired by document.
     """
     base = score_documents(model, documents, context, batch_tokens)
     names = list(dict.fromkeys(document.source for document in documents))

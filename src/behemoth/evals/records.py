@@ -79,9 +79,10 @@ class TaskResult:
     @property
     def detectable(self) -> float | None:
         """The smallest true difference to another model that a comparison on these items finds 8 times of 10, where the
-        two models' answers correlate by a half, as is usual (Miller 2024, arXiv 2411.00640, section 5)."""
+        two models' answers correlate by a half, as is usual (Miller 2024, arXiv 2411.00640, section 5). Of texts None:
+        there models agree much more, and it is the two of them that decide."""
         count = len(self.scores("").items)
-        if self.interval is None or not self.interval.low < self.interval.high:
+        if self.ask == "text" or self.interval is None or not self.interval.low < self.interval.high:
             return None
         sd = (self.interval.high - self.interval.low) / 2 / NORMAL * math.sqrt(count)
         return smallest_effect(count, sd=sd * math.sqrt(2 * (1 - CORRELATION)))

@@ -175,7 +175,7 @@ def columns(rows: Mapping[str, Mapping[str, Bar]], width: float, title: str) -> 
             parts.append(line(x(0), y + top - 4, x(0), y + top + step * len(rows), "rule"))
             for i, row in enumerate(rows.values()):
                 if name in row:
-                    parts.append(draw_bar(row[name], x, y + top + step * i, start + length + 42))
+                    parts.append(draw_bar(row[name], x, y + top + step * i))
         parts += [
             text(label, left - 8, y + top + step * i + 12, "tick", "end") for i, label in enumerate(rows)
         ]
@@ -187,15 +187,16 @@ def columns(rows: Mapping[str, Mapping[str, Bar]], width: float, title: str) -> 
     return picture(width, y, title, f"{said}.", *parts)
 
 
-def draw_bar(bar: Bar, x: Scale, y: float, said_at: float) -> str:
-    """The bar, its interval as a thin line over it, the usual value as a line across it, and the number."""
+def draw_bar(bar: Bar, x: Scale, y: float) -> str:
+    """The bar, its interval as a thin line over it, the usual value as a line across it, and behind all the number."""
     start, end = sorted((x(0), x(bar.value)))
     parts = [rect(start, y + 3, end - start, 10, bar.class_)]
     if bar.low is not None and bar.high is not None:
         parts.append(line(x(bar.low), y + 8, x(bar.high), y + 8, "reach"))
     if bar.usual is not None:
         parts.append(line(x(bar.usual), y + 1, x(bar.usual), y + 15, "usual"))
-    return "".join([*parts, text(bar.said, said_at, y + 12, "tick", "end")])
+    ends = [x(end) for end in (0.0, bar.value, bar.high, bar.usual) if end is not None]
+    return "".join([*parts, text(bar.said, max(ends) + 6, y + 12, "tick")])
 
 
 def two_lines(name: str, most: int) -> list[str]:

@@ -347,11 +347,8 @@ def _too_few(paired: _Paired, effective: float) -> tuple[str, float]:
     if effective < MIN_CLUSTERS:
         kind = "passage" if paired.a.clusters else "document"
         unequal = clusters >= MIN_CLUSTERS or effective < 0.95 * clusters
-        worth = (
-            f" of unequal size, worth {min(round(effective), MIN_CLUSTERS - 1)} equal ones,"
-            if unequal
-            else ""
-        )
+        equal = min(round(effective), MIN_CLUSTERS - 1)  # not as many as it takes, whatever rounding says
+        worth = f" of unequal size, worth {equal} equal ones," if unequal else ""
         lacking = items * (MIN_CLUSTERS / effective - 1)
         return f"{counted(clusters, kind)}{worth} are too few, {MIN_CLUSTERS} at least", lacking
     return "", 0.0
