@@ -64,7 +64,7 @@ def main() -> None:
     if options.data is None:
         parser.error("name the directory with the task files: --data, or BEHEMOTH_DATA")
 
-    backend = open_backend(options.export, torch.float32, "cpu")
+    backend = open_backend(options.export, "fp32", "cpu")
     harness = open_harness(options.export)
     print(f"{options.export}, fp32, {torch.get_num_threads()} threads; {options.items} items a task")
     totals: list[tuple[float, float]] = [(0.0, 0.0)] * options.repeats

@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from behemoth import cli, measure, pretrain, rundir, verbs
+from behemoth import cli, pretrain, questions, rundir
 from behemoth.base.files import read_json, read_jsonl, write_json
 from behemoth.data.corpus import Corpus
 from behemoth.doctor.examination import CHECKS
-from behemoth.evals.endpoint import Endpoint
+from behemoth.evals.endpoint import PROBE, Endpoint
 from behemoth.evals.local import Local
+from behemoth.evals.records import read_evaluation, write_evaluation
+from behemoth.export import hf
 from behemoth.text.tokenizer import Tokenizer
 from behemoth.train.loop import train
 
@@ -182,12 +185,12 @@ def test_eval_keeps_every_item_and_says_who_is_better(run, suite, told, tmp_path
         assert shown in out
     assert "cannot tell teacher and student apart" in out
     assert out.rstrip().endswith(f"every item: {tmp_path}")
-    follows = list(read_jsonl(tmp_path / "teacher" / "follows.jsonl"))
+    follows = list(read_jsonl(tmp_path / "run-teacher" / "follows.jsonl"))
     assert [record["item"] for record in follows] == [f"f{n}" for n in range(8)]
     assert [record["cluster"] for record in follows][:3] == ["first", "first", ""]
     assert all(record["score"] == record["metrics"]["accuracy"] for record in follows)
     assert all(record["model"] and record["prompt"].startswith("line") for record in follows)
-    sums = list(read_jsonl(tmp_path / "student" / "sums.jsonl"))
+    sums = list(read_jsonl(tmp_path / "run-student" / "sums.jsonl"))
     assert len(sums) == 6 and sums[3]["answer"] == "6"
 
     files = {path: path.read_bytes() for path in tmp_path.rglob("*.json*")}
@@ -196,7 +199,7 @@ def test_eval_keeps_every_item_and_says_who_is_better(run, suite, told, tmp_path
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.json*")} == files
     teacher, student = found["evaluations"]
     assert (teacher["model"]["name"], student["model"]["name"]) == ("teacher", "student")
-    assert teacher == read_json(tmp_path / "teacher" / "evaluation.json")
+    assert teacher == read_json(tmp_path / "run-teacher" / "evaluation.json")
     assert teacher["tasks"]["follows"]["licence"] == "CC0-1.0"
     assert set(teacher["tasks"]["sums"]["contamination"]["groups"]) == {"all", "too short"}
     (comparison,) = found["comparisons"]
@@ -209,7 +212,7 @@ def test_a_limit_takes_the_same_few_items_every_time(run, told, tmp_path):
     first, second = told(*words, tmp_path / "a"), told(*words, tmp_path / "b")
     for found in (first, second):
         assert [task["items"] for task in found["evaluations"][0]["tasks"].values()] == [4, 4]
-    items = [[r["item"] for r in read_jsonl(tmp_path / d / "teacher" / "arithmetic.jsonl")] for d in "ab"]
+    items = [[r["item"] for r in read_jsonl(tmp_path / d / "run-teacher" / "arithmetic.jsonl")] for d in "ab"]
     assert items[0] == items[1]
 
 
@@ -218,7 +221,7 @@ def test_two_suites_in_one_place_are_told_apart(run, suite, told, tmp_path, fore
     told("eval", run, "--suite", "arithmetic", "--limit", 3, "--out", tmp_path)
     found = told("compare", run, foreign, "--suite", suite, "--limit", 3, "--out", tmp_path, "--json")
     assert [task["task"] for task in found["tasks"]] == ["follows", "passages", "sums"]
-    assert (tmp_path / "teacher" / "arithmetic.jsonl").exists()
+    assert (tmp_path / "run-teacher" / "arithmetic.jsonl").exists()
 
 
 def test_the_starter_suite_is_of_the_run(run, told, tmp_path):
@@ -232,7 +235,7 @@ def test_where_no_passage_can_be_cut_the_starter_suite_is_sums_alone(run, monkey
     corpus, tokenizer = Corpus.open(run / "data"), Tokenizer.load(run / "tokenizer")
     few = corpus.held_out()[:3]
     monkeypatch.setattr(corpus, "held_out", lambda: few)
-    assert [task.name for task in measure.starter(corpus, tokenizer, 32).tasks] == ["arithmetic_choice"]
+    assert [task.name for task in questions.starter(corpus, tokenizer, 32).tasks] == ["arithmetic_choice"]
     assert "the starter suite is sums alone: no passages can be cut from 3" in capsys.readouterr().err
 
 
@@ -253,7 +256,7 @@ def test_ctrl_c_leaves_and_the_same_command_goes_on(run, suite, told, tmp_path, 
     assert asked
 
     def records(place, task):
-        return [{**r, "seconds": 0} for r in read_jsonl(tmp_path / place / "teacher" / f"{task}.jsonl")]
+        return [{**r, "seconds": 0} for r in read_jsonl(tmp_path / place / "run-teacher" / f"{task}.jsonl")]
 
     for task in ("follows", "passages", "sums"):
         assert records("a", task) == records("b", task) != []
@@ -281,10 +284,11 @@ def test_the_members_of_a_run_are_compared_as_they_were_measured(run, told, tmp_
 
 def test_two_finished_evaluations_are_compared(run, suite, told, tmp_path, monkeypatch):
     told("eval", run, f"{run}:student", "--suite", suite, "--out", tmp_path / "done")
-    teacher, student = tmp_path / "done" / "teacher", tmp_path / "done" / "student"
+    teacher, student = tmp_path / "done" / "run-teacher", tmp_path / "done" / "run-student"
     monkeypatch.chdir(tmp_path)
     out, _ = told("compare", teacher, student)
-    assert "page: compare-teacher-student.html" in out and is_whole(tmp_path / "compare-teacher-student.html")
+    page = Path("evals") / "compare-teacher-student.html"
+    assert f"page: {page}" in out and is_whole(tmp_path / page)
     for words in (("compare", teacher, tmp_path / "done"), ("compare", teacher, student, "--limit", 3)):
         said = told(*words, code=2)[1]
         assert str(student) in said or "--limit" in said
@@ -295,23 +299,26 @@ def test_what_was_not_asked_the_same_is_refused_and_named(run, suite, told, tmp_
     told("eval", run, "--suite", suite, "--out", a)
     told("eval", f"{run}:student", "--suite", suite, "--limit", 4, "--out", b)
     told("eval", f"{run}:student", "--suite", "arithmetic", "--limit", 4, "--out", c)
-    said = told("compare", a / "teacher", b / "student", code=2)[1]
+    said = told("compare", a / "run-teacher", b / "run-student", code=2)[1]
     assert "were not asked the same" in said and "4 items only of teacher" in said
-    said = told("compare", a / "teacher", c / "student", code=2)[1]
+    said = told("compare", a / "run-teacher", c / "run-student", code=2)[1]
     assert "teacher was asked the suite own, student the suite arithmetic" in said
     assert "3 tasks only of teacher: 'follows', 'passages', 'sums'" in said
-    error = told("compare", a / "teacher", c / "student", "--json", code=2)["error"]
+    error = told("compare", a / "run-teacher", c / "run-student", "--json", code=2)["error"]
     assert error["kind"] == "InputError"
 
 
 def test_an_evaluation_of_other_weights_is_refused(run, told, tmp_path):
     copy = shutil.copytree(run, tmp_path / "copy")
-    summary = copy / "evals" / "tasks" / "teacher" / "evaluation.json"
-    found = read_json(summary)
-    write_json(summary, found | {"model": found["model"] | {"sha256": "0" * 64}})
+    kept = copy / "evals" / "tasks" / "teacher"
+    found = read_evaluation(kept)
+    for task in found.tasks.values():
+        for record in task.records:
+            record["model"] = "0" * 64
+    write_evaluation(kept, replace(found, sha256="0" * 64))
     said = told("compare", copy, f"{copy}:student", code=2)[1]
     assert "is the evaluation of other weights (000000000000)" in said
-    shutil.rmtree(summary.parent)
+    shutil.rmtree(kept)
     assert "has not been evaluated: say on what" in told("compare", copy, f"{copy}:student", code=2)[1]
 
 
@@ -383,6 +390,8 @@ class Answer(BaseHTTPRequestHandler):
 
     def do_POST(self):
         prompt = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["prompt"]
+        if prompt == PROBE[0]:  # only to see whether there is a page to ask
+            return self.send({"choices": []})
         self.server.prompts.append(prompt)
         said = self.server.says(prompt)
         self.send({"choices": [{"text": said, "finish_reason": "stop"}]} if isinstance(said, str) else said)
@@ -437,6 +446,7 @@ def test_an_endpoint_beside_our_model(run, sums, serve, told, tmp_path, monkeypa
     assert "contamination" in ours and "contamination" not in theirs
     assert found["evaluations"][1]["model"] == {
         "name": "parrot", "spec": server.spec, "kind": "endpoint", "sha256": "",
+        "precision": "", "device": "", "route": "completions",
     }  # fmt: skip
     assert len(found["comparisons"]) == 1
     asked = len(server.prompts)
@@ -478,7 +488,7 @@ def test_an_endpoint_without_a_single_answer_leaves_no_zeros(sums, serve, told, 
 
     server = serve(says)
     said = told("eval", server.spec, "--suite", sums, "--out", tmp_path / "kept", code=2)[1]
-    assert said.startswith(f"{server.spec}: the endpoint answered none of 6 questions in a row of sums")
+    assert f"{server.spec}: the endpoint answered none of 6 questions in a row of sums" in said
     assert ("no answer within 0.4 s" if trouble == "timeout" else "<html>") in said
     assert not list((tmp_path / "kept").rglob("sums.jsonl"))
     assert not read_json(tmp_path / "kept" / "parrot" / "evaluation.json")["tasks"]
@@ -533,13 +543,39 @@ def test_the_doctor_names_a_planted_fault(twins, told, one_check):
 
 
 def test_a_fault_is_not_exported_unless_asked(run, twins, told, tmp_path, one_check, monkeypatch):
-    monkeypatch.setattr(verbs, "export_hf", lambda opened, directory: {"of": opened.name})
-    assert told("export", run, tmp_path / "out", "--json")["receipt"] == {"of": "teacher"}
+    monkeypatch.setattr(hf, "question", all_well)
+    assert told("export", run, tmp_path / "well", "--json")["receipt"]["verdict"] == "match"
     said = told("export", twins, tmp_path / "out", code=1)[1]
     assert "the doctor found 1 fault" in said and ONE_CHECK in said
     assert said.rstrip().endswith("to go on in spite of it: --no-doctor")
-    receipt = told("export", twins, tmp_path / "out", "--no-doctor", "--json")["receipt"]
-    assert receipt == {"of": "twins"}
+    assert [path.name for path in tmp_path.iterdir()] == ["well"]
+    told("export", twins, tmp_path / "out", "--no-doctor", "--json")
+    assert (tmp_path / "out" / "receipt.json").exists()
+
+
+def test_the_doctor_examines_the_very_files_that_are_published(run, told, tmp_path, monkeypatch):
+    """A wrong end token in the directory itself: neither the run nor another export of it has that."""
+
+    def write_wrongly(model, tokenizer, directory):
+        write_files(model, tokenizer, directory)
+        path = directory / "generation_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [1]}))
+
+    write_files = hf.write_files
+    monkeypatch.setattr(hf, "question", all_well)
+    monkeypatch.setattr(hf, "write_files", write_wrongly)
+    for name in CHECKS.keys() - {"special tokens agree"}:
+        monkeypatch.delitem(CHECKS, name)
+    said = told("export", run, tmp_path / "out", code=1)[1]
+    assert "special tokens agree" in said and "--no-doctor" in said
+    assert not list(tmp_path.iterdir())
+    told("export", run, tmp_path / "out", "--no-doctor")
+    assert (tmp_path / "out" / "receipt.json").exists()
+
+
+def all_well(places):
+    """What transformers says, without asking it."""
+    return [hf._receipt([], {}) for _ in places]
 
 
 @pytest.mark.slow
@@ -632,7 +668,7 @@ def test_experts_of_a_member(run, told):
     found = read_json(run / "evals" / "experts.json")
     assert set(found) == {"teacher", "student"}
     out, _ = told("experts", f"{run}:student")
-    assert f"{run}:student, layer 0" in out and "bits per byte without it" in out
+    assert f"{run}:student, layer 0" in out and "bits per byte added by removing it" in out
     assert out.rstrip().endswith(f"drawn in {run / 'report.html'}")
     told_again = told("experts", run, "--json")
     assert [layer["layer"] for layer in told_again["layers"]] == [0, 1, 2, 3]

@@ -272,14 +272,23 @@ def test_all_that_is_wrong_with_a_suite_is_told_at_once(capsys, export, suite):
     assert "task rows0: " in said and "task rows1: " in said and "elsewhere.jsonl: no such file" in said
 
 
-@pytest.mark.parametrize("name", ["nowhere.toml", "arithmetik"])
-def test_a_recipe_with_a_suite_that_is_none(capsys, folder, name):
-    assert name in run(capsys, folder, "--set", f"evaluation.suite={name}")
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("nowhere.toml", "no such file"),
+        ("arithmetik", "did you mean arithmetic?"),
+        ("startr", "did you mean starter?"),
+    ],
+)
+def test_a_recipe_with_a_suite_that_is_none(capsys, folder, name, hint):
+    said = run(capsys, folder, "--set", f"evaluation.suite={name}")
+    assert name in said and hint in said
     assert not list((folder / "run").rglob("step-*"))
 
 
 def test_words_that_do_not_belong_together(capsys, export, suite):
     assert "did you mean arithmetic?" in refused(capsys, "eval", export, "--suite", "arithmetik")
+    assert "did you mean starter?" in refused(capsys, "eval", export, "--suite", "startr")
     assert "lies in none" in refused(capsys, "eval", export, "--suite", "starter")
     assert "name a --suite" in refused(capsys, "eval", export, "--limit", "3")
     assert "name a --suite" in refused(capsys, "compare", export, export, "--limit", "3")

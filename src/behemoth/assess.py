@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from behemoth.base.errors import InputError
 from behemoth.base.files import write_json
@@ -20,11 +23,14 @@ from behemoth.evals.lm_eval_adapter import run_lm_eval
 from behemoth.evals.records import EVALUATION, Evaluation, read_evaluation, show
 from behemoth.evals.runner import evaluate as ask
 from behemoth.evals.runner import names_of
-from behemoth.heldout import run_of
-from behemoth.measure import STARTER, TASKS, limited, starter
+from behemoth.measure import TASKS
 from behemoth.model.open import open_model
+from behemoth.questions import STARTER, starter
 from behemoth.recipe import load_recipe, resolve
 from behemoth.report.compare import write_compare
+from behemoth.rundir import run_of
+from behemoth.stats.paired import Scores, too_few
+from behemoth.stats.power import design_effect, smallest_effect, spread_of_difference
 from behemoth.tasks import suite as suites
 from behemoth.tasks.suite import Suite
 from behemoth.text.tokenizer import Tokenizer
@@ -32,6 +38,7 @@ from behemoth.train.interrupt import leaving
 from behemoth.train.machine import device, keep_freed_memory
 
 LM_EVAL = "lm-eval:"
+ALIKE = 0.2  # correlation of answers to questions about one passage, assumed before anything is known
 
 
 def evaluate(
@@ -61,6 +68,12 @@ def evaluate(
     print(f"every item: {place_of(suite, out)}")
 
 
+def precision_of(spec: str) -> str | None:
+    """A model of a run computes as it was trained; any other as its weights are stored."""
+    home = run_of(spec)
+    return resolve(load_recipe(home / "recipe.toml")).train.precision if home else None
+
+
 class Measured(NamedTuple):
     """An evaluation, and the directory that keeps its items."""
 
@@ -71,24 +84,50 @@ class Measured(NamedTuple):
 def ask_all(specs: Sequence[str], name: str, out: Path | None, limit: int | None) -> dict[str, Measured]:
     """One evaluation per model; those that lie in a run with an index of its text are held against it."""
     keep_freed_memory()
-    suite, out = suite_of(name, specs, limit), place_of(name, out)
-    backends = [(spec, open_backend(spec, device=device())) for spec in specs]
+    suite, out = suite_for(name, specs, limit), place_of(name, out)
+    backends = [(spec, open_backend(spec, precision_of(spec), device())) for spec in specs]
     found = {}
+    for line in what_can_be_told(suite):
+        say(line)
     with leaving("the same command goes on from here"):
-        for (spec, backend), directory in zip(backends, names_of(backends), strict=True):
+        names = names_of(backends, [run_of(spec) for spec in specs])
+        for (spec, backend), directory in zip(backends, names, strict=True):
             evaluation = ask(backend, spec, suite, out, name=directory)
             found[spec] = Measured(marked(evaluation, out / directory, spec), out / directory)
     return found
+
+
+def what_can_be_told(suite: Suite) -> Iterator[str]:
+    """Before anything is asked: how small a difference each task could find.
+
+    For two models that have half of the answers right, alike by `spread_of_difference`'s usual half, and items of one
+    passage alike by ALIKE.
+    """
+    for task in suite.tasks:
+        if task.ask == "text":
+            continue
+        passages = Counter(item.cluster or item.id for item in task.items)
+        ids, clusters = zip(*((item.id, item.cluster or item.id) for item in task.items), strict=True)
+        if few := too_few(Scores("", ids, np.zeros(len(ids)), clusters)):
+            yield f"{task.name}: {few}, so whatever comes out will not tell two models apart"
+            continue
+        design = design_effect(np.array(list(passages.values())), ALIKE)
+        least = smallest_effect(len(task.items), sd=spread_of_difference(0.5, 0.5), design=design)
+        of = f" on {len(passages):,} passages" if len(passages) < len(task.items) else ""
+        yield (
+            f"{task.name}: {len(task.items):,} items{of}; two models that differ by {100 * least:.1f} points or more "
+            "would be told apart 8 times of 10, on this task alone"
+        )
 
 
 def place_of(suite: str, out: Path | None) -> Path:
     return out or Path("evals") / results.file_name(Path(suite).stem)
 
 
-def suite_of(name: str, specs: Sequence[str], limit: int | None) -> Suite:
+def suite_for(name: str, specs: Sequence[str], limit: int | None) -> Suite:
     """A suite by file or built-in name; "starter" is made from the held-out text of the first model's run."""
     if name != STARTER:
-        return suites.load(name, limit)
+        return suites.load(name, limit, also=(STARTER,))
     home = run_of(specs[0])
     if home is None:
         raise InputError(
@@ -96,7 +135,8 @@ def suite_of(name: str, specs: Sequence[str], limit: int | None) -> Suite:
             "name a model of a run first, or another suite"
         )
     context = resolve(load_recipe(home / "recipe.toml")).train.context_length
-    return limited(starter(Corpus.open(home / "data"), Tokenizer.load(home / "tokenizer"), context), limit)
+    corpus, tokenizer = Corpus.open(home / "data"), Tokenizer.load(home / "tokenizer")
+    return suites.limited(starter(corpus, tokenizer, context), limit)
 
 
 def marked(evaluation: Evaluation, directory: Path, spec: str) -> Evaluation:
@@ -113,7 +153,7 @@ def harness(specs: Sequence[str], names: str, out: Path | None, limit: int | Non
     """Any task of lm-eval, by its own code, on our models."""
     found = {}
     for spec in specs:
-        backend = open_backend(spec, device=device())
+        backend = open_backend(spec, precision_of(spec), device())
         found[spec] = run_lm_eval(backend, names.split(","), limit=limit)
         if out is not None:
             write_json(out / f"{results.file_name(spec)}.json", found[spec])
@@ -143,7 +183,7 @@ def compare(a: str, b: str, suite: str | None, out: Path | None, limit: int | No
         found = ask_all(list(dict.fromkeys([a, b])), suite, out, limit)
         pair = found[a], found[b]
     result = compared(*pair)
-    place = (out or Path(".")) if suite is None else place_of(suite, out)
+    place = (out or Path("evals")) if suite is None else place_of(suite, out)
     page = write_compare(place / page_name(result["a"]["name"], result["b"]["name"]), result)
     if as_json:
         print(json.dumps(result | {"page": str(page)}))
@@ -154,8 +194,8 @@ def compare(a: str, b: str, suite: str | None, out: Path | None, limit: int | No
 
 def compared(a: Measured, b: Measured) -> dict[str, Any]:
     """Item by item, and once more on the items that neither was trained on, where that is known of them."""
-    marks = [contamination.read_verdicts(one.directory) for one in (a, b)]
-    return comparing.compare_evaluations(a.evaluation, b.evaluation, [known for known in marks if known])
+    marks = {side: contamination.read_verdicts(one.directory) for side, one in (("a", a), ("b", b))}
+    return comparing.compare_evaluations(a.evaluation, b.evaluation, marks)
 
 
 def finished(spec: str) -> Measured:

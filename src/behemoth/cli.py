@@ -40,8 +40,12 @@ ANY_MODEL = "A run, RUN:MEMBER, a checkpoint, an export, any Hugging Face direct
 Suite = Annotated[
     str | None,
     typer.Option(
-        metavar="SUITE", help="A suite file, a built-in name, or lm-eval:TASK,...; none: held-out text."
+        metavar="SUITE", help="A suite file, starter, arithmetic, or lm-eval:TASK,...; none: held-out text."
     ),
+]
+AskedOn = Annotated[
+    str | None,
+    typer.Option("--suite", metavar="SUITE", help="Ask both this first; none: what is kept of them already."),
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value.")]
 Stage = Annotated[
@@ -124,7 +128,8 @@ def evaluate(
     suite: Suite = None,
     against: Annotated[str | None, typer.Option(metavar="MODEL", help="Compare each with this one.")] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep every item's score here; default evals/SUITE.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Keep every item's score here; of a suite by default evals/SUITE."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many items of each task.")] = None,
     as_json: AsJson = False,
@@ -146,9 +151,9 @@ def evaluate(
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="A model, or a directory that `eval` wrote.")],
     b: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
-    suite: Suite = None,
+    suite: AskedOn = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Keep scores and page here; default evals/SUITE.")
+        Path | None, typer.Option(metavar="DIR", help="Keep the page here; default evals/.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many items of each task.")] = None,
     as_json: AsJson = False,
@@ -164,7 +169,7 @@ def doctor(
     patient: Annotated[str, typer.Argument(metavar="MODEL|RECIPE", help="A model, or a recipe (.toml).")],
     as_json: AsJson = False,
 ) -> None:
-    """Look for the silent faults of sparse models; exit 1 if one is found."""
+    """Look for the silent faults of sparse models (exit code 1)."""
     from behemoth import verbs
 
     verbs.see_doctor(patient, as_json)

@@ -34,6 +34,7 @@ from behemoth.model.cost import count_parameters
 from behemoth.model.open import RECEIPT, Opened, open_model
 from behemoth.model.transformer import Transformer
 from behemoth.recipe import Recipe, Resolved, load_recipe, resolve
+from behemoth.rundir import run_of
 from behemoth.text.tokenizer import Tokenizer
 from behemoth.train.loop import Member
 from behemoth.train.machine import choose_precision, device, dtype_of
@@ -61,8 +62,8 @@ def examine_model(opened: Opened, name: str, exported: Path | None = None) -> Ex
     with TemporaryDirectory(prefix="behemoth-doctor-") as workspace:
         patient = patient_of(opened, Path(workspace), exported)
         notes = []
-        if patient.pupil is not None:
-            size = f"{count_parameters(patient.pupil.config).total:,}"
+        if patient.proxy is not None:
+            size = f"{count_parameters(patient.proxy.config).total:,}"
             notes.append(f"the checks that train use a model in little, of {size} parameters")
         return timed(name, [patient], notes)
 
@@ -87,7 +88,7 @@ def patient_of(opened: Opened, workspace: Path, exported: Path | None = None) ->
         tokenizer=opened.tokenizer_directory,
         exported=exported,
         foreign=exported is not None and run is None and not (exported / RECEIPT).exists(),
-        pupil=None if small else drawn(in_little(config)).to(device()),
+        proxy=None if small else drawn(in_little(config)).to(device()),
         control=control_of(opened, run),
         source=source(resolved, corpus),
     )
@@ -156,14 +157,6 @@ def with_precision(resolved: Resolved) -> Resolved:
     precision, _ = choose_precision(device())
     train = resolved.train.model_copy(update={"precision": precision})
     return replace(resolved, recipe=resolved.recipe.model_copy(update={"train": train}))
-
-
-def run_of(directory: Path) -> Path | None:
-    """The run that a directory of weights lies in."""
-    for parent in directory.resolve().parents[:5]:
-        if (parent / "recipe.toml").is_file() and (parent / "record.json").is_file():
-            return parent
-    return None
 
 
 def control_of(opened: Opened, run: Path | None) -> Transformer | None:
@@ -247,7 +240,7 @@ def text(config: ModelConfig, corpus: Corpus | None, tokenizer: Path | None) -> 
     length = min(ROW, config.context_length)
     held_out = corpus.held_out() if corpus is not None else []
     if sum(len(document.tokens) for document in held_out) >= 2 * length:
-        return rows(beginnings(held_out, wanted), length), "held-out text"
+        return rows(equal_shares(held_out, wanted), length), "held-out text"
     if tokenizer is not None:
         made = Tokenizer.load(tokenizer)
         source = Path(argparse.__file__).read_text(encoding="utf-8")
@@ -262,8 +255,8 @@ def text(config: ModelConfig, corpus: Corpus | None, tokenizer: Path | None) -> 
     return ids_BT.to(device()), "random ids"
 
 
-def beginnings(documents: Sequence[HeldOut], wanted: int) -> Any:
-    """An equal share of each document, so that no long one is all there is."""
+def equal_shares(documents: Sequence[HeldOut], wanted: int) -> Any:
+    """So many ids, the same number from the beginning of each document, so that no long one is all there is."""
     share = max(64, -(-wanted // len(documents)))
     pieces = [document.tokens[:share] for document in documents]
     found = np.concatenate(pieces)[:wanted]

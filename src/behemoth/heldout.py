@@ -7,15 +7,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, verify_manifest, write_json
 from behemoth.base.logs import say, table
 from behemoth.data.corpus import Corpus
 from behemoth.evals import perplexity, results
 from behemoth.measure import examine_experts
-from behemoth.model.open import Opened, open_model
+from behemoth.model.open import Opened, locate, open_model
 from behemoth.recipe import load_recipe, resolve
 from behemoth.report.page import build_report
+from behemoth.report.run import read_run
+from behemoth.rundir import run_of
 from behemoth.text.tokenizer import Tokenizer
 from behemoth.train.machine import device, dtype_of, keep_freed_memory
 
@@ -31,9 +35,7 @@ def evaluate(models: list[str], against: str | None, out: Path | None, as_json: 
     specs = list(dict.fromkeys([*models, *([against] if against else [])]))
     home = run_of(models[0])
     if home is None:
-        raise InputError(
-            f"{models[0]}: no held-out text; name a model inside its run directory first (it has data/ and tokenizer/)"
-        )
+        raise InputError(f"{models[0]} is of no run with held-out text; name a model inside its run first")
     corpus, tokenizer = Corpus.open(home / "data"), Tokenizer.load(home / "tokenizer")
     notes = {spec: check_text(spec, models[0], corpus) for spec in specs}
     opened = {spec: open_model(spec, device=device()) for spec in specs}
@@ -69,17 +71,6 @@ def evaluate(models: list[str], against: str | None, out: Path | None, as_json: 
         print(json.dumps(found))
     else:
         results.show(found)
-
-
-def run_of(model: str) -> Path | None:
-    """The run directory with prepared text that a model lies in, if any."""
-    path = Path(model.rpartition(":")[0] if not Path(model).exists() and ":" in model else model)
-    if not path.exists():  # an endpoint, or on the Hub: it does not lie in the directory we happen to be in
-        return None
-    for directory in (path, *path.absolute().parents):
-        if (directory / "data").is_dir() and (directory / "tokenizer").is_dir():
-            return directory
-    return None
 
 
 def check_text(spec: str, first: str, corpus: Corpus) -> str:
@@ -125,7 +116,7 @@ def show_experts(spec: str, as_json: bool) -> None:
         open_model(spec, device=device()),
     )  # which says what is wrong if it is no model
     if home is None:
-        raise InputError(f"{spec}: no held-out text; name a run, or RUN:MEMBER, with data/ and tokenizer/")
+        raise InputError(f"{spec} is of no run with held-out text; name a run, or RUN:MEMBER")
     training = resolve(load_recipe(home / "recipe.toml"), where=str(home / "recipe.toml")).train
     opened.model.compute_dtype = dtype_of(training.precision)
     if not opened.model.config.sparse_layers:
@@ -134,27 +125,60 @@ def show_experts(spec: str, as_json: bool) -> None:
     check_tokenizer(opened, corpus, spec)
     documents = perplexity.beginnings(corpus.held_out(), tokenizer.byte_lengths, results.EXAMINED_TOKENS)
     found = examine_experts(opened, documents, tokenizer, training.context_length)
-    path = home / "evals" / "experts.json"
-    write_json(path, (read_json(path) if path.exists() else {}) | {opened.name: found})
-    page = build_report(home)
+    page = None
+    if locate(f"{home}:{opened.name}") == opened.directory:
+        path = home / "evals" / "experts.json"
+        write_json(path, (read_json(path) if path.exists() else {}) | {opened.name: found})
+        page = build_report(home)
+    over_time = load_over_time(home, opened.name)
     if as_json:
-        print(json.dumps({"model": spec, "sha256": opened.sha256, "layers": found, "report": str(page)}))
+        told = {"model": spec, "sha256": opened.sha256, "layers": found, "report": page and str(page)}
+        print(json.dumps(told | {"load_over_time": over_time}))
         return
-    for layer in found:
-        table(f"{spec}, layer {layer['layer']}", EXPERT_COLUMNS, [expert_row(e) for e in layer["experts"]])
-    print(f"drawn in {page}")
+    for i, layer in enumerate(found):
+        history = over_time[i] if i < len(over_time) else []
+        rows = [
+            expert_row(e, history[e["expert"]] if history else [], 1 / len(layer["experts"]))
+            for e in layer["experts"]
+        ]
+        table(f"{spec}, layer {layer['layer']}", EXPERT_COLUMNS, rows)
+    print(
+        f"drawn in {page}"
+        if page
+        else f"not kept in {home}: these are not the newest weights of {opened.name}"
+    )
 
 
-EXPERT_COLUMNS = ["expert", "share", "bits per byte without it", "takes most", "tokens of its own"]
+def load_over_time(home: Path, member: str) -> list[list[list[float]]]:
+    """Each expert's share of the choices during training, (layer, expert, stretch of steps); [] where not recorded."""
+    lines = [line["members"].get(member, {}).get("load") for line in read_run(home).metrics]
+    load_SLE = np.array([load for load in lines if load])
+    if not load_SLE.size:
+        return []
+    stretches = np.array_split(load_SLE, min(STRETCHES, len(load_SLE)))
+    return np.stack([part.mean(0) for part in stretches], axis=-1).round(4).tolist()
 
 
-def expert_row(expert: dict[str, Any]) -> list[str]:
-    """One line of the table: how much it takes, what it is worth, what kind of tokens, which tokens."""
+EXPERT_COLUMNS = [
+    "expert",
+    "share",
+    "over training",
+    "bits per byte added by removing it",
+    "takes most",
+    "its own",
+]
+STRETCHES = 12  # of the steps of training, each told by one letter
+HEIGHTS = "▁▂▃▄▅▆▇█"  # none of the choices ... an even share in the middle ... twice that, or more
+
+
+def expert_row(expert: dict[str, Any], history: list[float], even: float) -> list[str]:
+    """One line of the table: how much it takes, now and over time, what it is worth, what kind of tokens, which."""
     added = expert.get("without", {}).get("all")
     kinds = sorted(expert["kinds"].items(), key=lambda pair: -pair[1])[:2]
     return [
         str(expert["expert"]),
         f"{expert['share']:.1%}",
+        "".join(HEIGHTS[min(int(4 * share / even), 7)] for share in history),
         told(added) if added else "not measured",
         ", ".join(f"{kind} {share:.0%}" for kind, share in kinds if share),
         " ".join(

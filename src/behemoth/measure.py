@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -15,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from behemoth import build
-from behemoth.base.errors import InputError
 from behemoth.base.files import write_json
-from behemoth.base.logs import say
 from behemoth.base.units import human_count
 from behemoth.data.corpus import Corpus, HeldOut
 from behemoth.data.overlap import Overlap
@@ -25,35 +20,21 @@ from behemoth.data.packing import Stream
 from behemoth.data.shards import ShardReader
 from behemoth.evals import baselines, contamination, experts, perplexity, results
 from behemoth.evals.compare import compare_evaluations
-from behemoth.evals.local import Local, Ours
-from behemoth.evals.records import TaskResult, write_evaluation
-from behemoth.evals.runner import blank
+from behemoth.evals.records import write_evaluation
 from behemoth.evals.runner import evaluate as ask
-from behemoth.inference.engine import Engine
 from behemoth.model.open import Opened, open_model
-from behemoth.model.transformer import Transformer
+from behemoth.questions import HELD_OUT, answering, held_out_task, suite_of
 from behemoth.recipe import Resolved
 from behemoth.report.compare import write_compare
 from behemoth.rundir import Run
-from behemoth.tasks import suite as suites
-from behemoth.tasks.arithmetic import arithmetic
-from behemoth.tasks.next_passage import next_passage
-from behemoth.tasks.suite import Suite
-from behemoth.tasks.task import Item
-from behemoth.tasks.task import limited as limited_task
 from behemoth.text.tokenizer import Tokenizer
 from behemoth.train.machine import device, dtype_of
 
 BASELINE_TOKENS = 20_000_000  # the most that an n-gram is fitted on; more takes minutes and gigabytes
 MAPPED_DOCUMENTS = 60  # held-out documents whose tokens are followed to their experts
-REMOVAL_TOKENS = 8192  # of held-out text that is scored again without each expert in turn
-
-
-STARTER = "starter"  # the suite that any run has: made from its own held-out text, and arithmetic
+REMOVAL_DOCUMENTS = 64  # from inside which text is scored again without each expert in turn
+REMOVAL_TOKENS = 128  # of each
 TASKS = Path("evals") / "tasks"  # in a run: what was asked of each member
-HELD_OUT = "held_out"  # the name that the held-out documents have among the tasks
-ARITHMETIC_ITEMS = 200
-TASK_TOKENS = 8192  # of one forward
 
 
 def evaluate(job: Run) -> None:
@@ -112,30 +93,11 @@ def measure_tasks(job: Run, nats: Mapping[str, np.ndarray], documents: Sequence[
         write_evaluation(job.directory / TASKS / name, evaluation)
         found[name] = contamination.annotate(job.directory / TASKS / name, overlap)
     for a, b in compared(job.settled):
-        marks = [contamination.read_verdicts(job.directory / TASKS / name) for name in (a, b)]
+        marks = {
+            side: contamination.read_verdicts(job.directory / TASKS / of) for side, of in (("a", a), ("b", b))
+        }
         result = compare_evaluations(found[a], found[b], marks)
         write_compare(job.directory / f"compare-{a}-{b}.html", result)
-
-
-def answering(model: Transformer, tokenizer: Tokenizer, name: str, sha256: str = "") -> Local:
-    """A model in memory, as tasks see it."""
-    return Local(Ours(Engine(model, batch_tokens=TASK_TOKENS), tokenizer), name, sha256, "behemoth")
-
-
-def held_out_task(
-    documents: Sequence[HeldOut], nats: np.ndarray, tokenizer: Tokenizer, model: str
-) -> TaskResult:
-    """The held-out documents as a task of texts, from what is measured already. nats: (documents,)."""
-    records = []
-    for document, needed in zip(documents, nats.tolist(), strict=True):
-        text, bits = tokenizer.decode(document.tokens.tolist()), needed / math.log(2)
-        item = Item(document.id, answer=text, cluster=document.id)
-        metrics = {"nats": needed, "bytes": document.num_bytes, "bits_per_byte": bits / document.num_bytes}
-        tokens = len(document.tokens)
-        records.append({**blank(item), "model": model, "score": bits, "metrics": metrics, "tokens": tokens})
-    asked = json.dumps([[document.id, int(document.num_bytes)] for document in documents])
-    digest = hashlib.sha256(asked.encode()).hexdigest()
-    return TaskResult(HELD_OUT, "bits_per_byte", "text", digest, records, source=results.NOTE)
 
 
 def compared(resolved: Resolved) -> list[tuple[str, str]]:
@@ -144,52 +106,15 @@ def compared(resolved: Resolved) -> list[tuple[str, str]]:
     return found + [(s.name, s.name + build.CONTROL) for s in resolved.students if s.control]
 
 
-def suite_of(name: str, corpus: Corpus, tokenizer: Tokenizer, context: int) -> Suite:
-    """The tasks that a recipe names: a file, a built-in suite, the starter, or none."""
-    match name:
-        case "none":
-            return Suite(name, ())
-        case "starter":
-            return starter(corpus, tokenizer, context)
-    return suites.load(name)
-
-
-def starter(corpus: Corpus, tokenizer: Tokenizer, context: int) -> Suite:
-    """Which passage really follows, asked of the run's own held-out documents; and sums, by likelihood.
-
-    A passage takes about a quarter of the context, and what it may follow half.
-    """
-    documents = perplexity.beginnings(corpus.held_out(), tokenizer.byte_lengths, results.EXAMINED_TOKENS)
-    texts = [(document.id, tokenizer.decode(document.tokens.tolist())) for document in documents]
-    licences = sorted({licence for source in corpus.sources for licence in source.licences})
-    room = int(context * corpus.report["bytes_per_token"])
-    sums = arithmetic(ARITHMETIC_ITEMS, ask="choice", name="arithmetic_choice")
-    try:
-        passages = next_passage(
-            texts,
-            passage_chars=min(100, room // 4),
-            prompt_chars=min(300, room // 2),
-            source="the run's held-out text",
-            licence=", ".join(licences),
-        )
-    except InputError as error:  # other texts than prose, or none as long
-        say(f"the {STARTER} suite is sums alone: {error}")
-        return Suite(STARTER, (sums,))
-    return Suite(STARTER, (passages, sums))
-
-
-def limited(suite: Suite, limit: int | None) -> Suite:
-    """At most `limit` items of each task, evenly spread, the same ones each time."""
-    return replace(suite, tasks=tuple(limited_task(task, limit) for task in suite.tasks))
-
-
 def examine_experts(
     opened: Opened, documents: list[HeldOut], tokenizer: Tokenizer, context: int
 ) -> list[dict[str, Any]]:
-    """The expert map of `evals.experts`, each expert with what removing it adds to the held-out bits per byte."""
+    """The expert map of `evals.experts`, each expert with what removing it adds to the bits per byte of stretches from
+    inside many held-out documents."""
     model = opened.model
     layers = experts.expert_map(model, documents[:MAPPED_DOCUMENTS], tokenizer.decode, context)
-    few = perplexity.fixed_subset(documents, tokenizer.byte_lengths, context, REMOVAL_TOKENS)
+    length = min(context, REMOVAL_TOKENS)
+    few = perplexity.stretches(documents, tokenizer.byte_lengths, length, REMOVAL_DOCUMENTS)
     without = {(row["layer"], row["expert"]): row for row in experts.losses_without(model, few, context)}
     for layer in layers:
         for expert in layer["experts"]:

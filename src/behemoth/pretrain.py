@@ -16,9 +16,10 @@ from behemoth.evals import perplexity
 from behemoth.evals.runner import quick
 from behemoth.examine import examine_recipe, refuse_faults
 from behemoth.inference.engine import Engine
-from behemoth.measure import answering, limited, suite_of
+from behemoth.questions import NO_SUITE, answering, suite_of
 from behemoth.recipe import Resolved
 from behemoth.rundir import DOCTOR, Run
+from behemoth.tasks.suite import limited
 from behemoth.text.tokenizer import Tokenizer
 from behemoth.train import resume
 from behemoth.train.checkpoint import Checkpoints
@@ -56,7 +57,8 @@ def pretrain(job: Run) -> None:
         say("this run takes more than an hour: the doctor looks first")
         first = examine_recipe(resolved, resolved.recipe.name, corpus, job.directory / "tokenizer")
         refuse_faults([first], job.directory / DOCTOR)
-    suite = limited(suite_of(evaluation.suite, corpus, tokenizer, settings.context_length), evaluation.limit)
+    asked = evaluation.suite if evaluation.every else NO_SUITE
+    suite = limited(suite_of(asked, corpus, tokenizer, settings.context_length), evaluation.limit)
     monitor = Monitor(job.directory / "pretrain", members, plan.steps, start, flops, peak)
 
     with closing(monitor), Interrupt() as interrupt:
@@ -73,8 +75,8 @@ def pretrain(job: Run) -> None:
                     for prompt, text in sample(member, tokenizer, prompts):
                         monitor.sample(step.step, member.name, prompt, text)
                 if evaluation.every and step.step % evaluation.every == 0 and not interrupt.requested:
-                    for task, score in quick(answering(member.model, tokenizer, member.name), suite).items():
-                        monitor.task(step.step, member.name, task, score)
+                    for task, score in quick(answering(member.model, tokenizer, member.name), suite):
+                        monitor.task(step.step, member.name, task.name, task.ask, score)
             if last or interrupt.requested or step.step % settings.save_every == 0:
                 saved = resume.save(saves, step.step, members, corpus.tokenizer_sha256)
                 if saved is None and (last or interrupt.requested):

@@ -23,7 +23,8 @@ from behemoth.data.corpus import Corpus
 from behemoth.recipe import Recipe, Resolved, load_recipe, resolve
 from behemoth.text.tokenizer import Tokenizer
 
-DOCTOR = "doctor.json"  # what the doctor saw, in the run directory
+RECORD, SETTLED = "record.json", "recipe.toml"  # what was asked for, and what it came to
+DOCTOR = "doctor.json"  # what the doctor saw
 
 
 @dataclass
@@ -57,7 +58,7 @@ def begin(recipe_path: Path, out: Path | None, overrides: list[str]) -> Run:
     recipe = load_recipe(recipe_path, overrides)
     resolve(recipe, where=str(recipe_path))  # every problem that needs no data, now
     directory = out or Path("runs") / recipe.name
-    intent, record = recipe.model_dump(mode="json"), directory / "record.json"
+    intent, record = recipe.model_dump(mode="json"), directory / RECORD
     if record.exists():
         refuse_another(read_json(record).get("intent"), intent, directory)
     else:
@@ -67,7 +68,7 @@ def begin(recipe_path: Path, out: Path | None, overrides: list[str]) -> Run:
         except OSError as error:
             raise InputError(f"{directory}: cannot be written ({error.strerror}); choose --out") from None
     job = Run(directory, recipe)
-    settled = directory / "recipe.toml"
+    settled = directory / SETTLED
     if settled.exists():
         frozen = read_json(record).get("recipe_sha256")
         if frozen not in (None, sha256(settled)):
@@ -76,6 +77,21 @@ def begin(recipe_path: Path, out: Path | None, overrides: list[str]) -> Run:
             )
         job.resolved = resolve(load_recipe(settled), where=str(settled))
     return job
+
+
+def run_of(model: str | Path) -> Path | None:
+    """The run directory that a model (a path, or PATH:MEMBER) is or lies in; None where no recipe made it.
+
+    The nearest record.json decides: a model imported into some run's directory is not of that run.
+    """
+    path = Path(model)
+    if not path.exists():
+        before = str(model).rpartition(":")[0]
+        if not before or not Path(before).exists():  # an endpoint, or on the Hub: it lies nowhere here
+            return None
+        path = Path(before)
+    nearest = next((place for place in (path, *path.resolve().parents) if (place / RECORD).is_file()), None)
+    return nearest if nearest and (nearest / SETTLED).is_file() else None
 
 
 def refuse_another(before: Any, now: Any, directory: Path) -> None:

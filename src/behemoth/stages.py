@@ -22,13 +22,14 @@ from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, remove_tree, sha256, write_atomic, write_json
 from behemoth.base.logs import say, table
 from behemoth.base.units import human_count
-from behemoth.evals import results
+from behemoth.evals import contamination, results
 from behemoth.evals.records import Evaluation, read_evaluation, show
 from behemoth.examine import examine, refuse_faults
 from behemoth.export.hf import export_all
-from behemoth.measure import HELD_OUT, TASKS, evaluate
+from behemoth.measure import TASKS, evaluate
 from behemoth.model.open import open_model
 from behemoth.pretrain import calibrate, pretrain
+from behemoth.questions import HELD_OUT, check_suite
 from behemoth.recipe import Recipe, Resolved, resolve, to_toml
 from behemoth.report.page import build_report
 from behemoth.rundir import DOCTOR, Run, begin, now
@@ -45,6 +46,7 @@ def run(
     keep_freed_memory()
     job = begin(recipe_path, out, overrides)
     job.doctor = doctor
+    check_suite(job.recipe.evaluation.suite)
     with leaving(f"go on with:\n  {command()}"):
         for name, stage in STAGES.items():
             if only is None or name == only:
@@ -184,6 +186,7 @@ def finish(job: Run, as_json: bool) -> None:
         results.show(found)
     if tasks := asked(job):
         show(tasks)
+        contamination.show(tasks[0])
     show_time(done)
     if page.exists():
         print("\n".join([f"report: {page}", *map(str, sorted(job.directory.glob("compare-*.html")))]))

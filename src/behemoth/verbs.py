@@ -18,7 +18,7 @@ from behemoth.data.overlap import SHORTEST, Overlap, passport, words
 from behemoth.data.show import render
 from behemoth.doctor import examination
 from behemoth.examine import examine, refuse_faults
-from behemoth.export.hf import export as export_hf
+from behemoth.export.hf import exporting
 from behemoth.export.imports import import_model as import_hf
 from behemoth.inference.engine import Engine
 from behemoth.inference.talk import chat_loop, complete
@@ -94,9 +94,9 @@ def import_model(directory: Path, out: Path, as_json: bool) -> None:
 def export(model: str, to: str, directory: Path, doctor: bool, as_json: bool) -> None:
     if to != "hf":
         raise InputError(f"--to {to}: no such format; this version writes hf (safetensors for transformers)")
-    if doctor:
-        refuse_faults([examine(model)])
-    receipt = export_hf(open_model(model), directory)
+    with exporting(open_model(model), directory) as (aside, receipt):
+        if doctor:
+            refuse_faults([examine(model, exported=aside)])
     if as_json:
         print(json.dumps({"directory": str(directory), "receipt": receipt}))
         return

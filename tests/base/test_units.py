@@ -1,7 +1,7 @@
 import pytest
 
 from behemoth.base.errors import InputError
-from behemoth.base.units import human_bytes, human_count, human_duration, parse_count
+from behemoth.base.units import counted, human_bytes, human_count, human_duration, parse_count, percent
 
 
 @pytest.mark.parametrize(
@@ -67,3 +67,8 @@ def test_human_bytes(number, text):
 )
 def test_human_duration(seconds, text):
     assert human_duration(seconds) == text
+
+
+def test_numbers_of_things_and_shares():
+    assert [counted(n, "item") for n in (0, 1, 1200)] == ["0 items", "1 item", "1,200 items"]
+    assert [percent(share) for share in (0.95, 0.9975, 0.05)] == ["95%", "99.75%", "5%"]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from behemoth.base.errors import DamagedError, InputError
-from behemoth.base.files import write_manifest
+from behemoth.base.files import verify_manifest, write_manifest
 from behemoth.data import overlap as module
 from behemoth.data.overlap import (
     INDEX,
@@ -288,15 +288,33 @@ def test_a_corpus_without_an_index_is_never_clean(prepared, tmp_path):
         Overlap.open({"pretrain": prepared, "sft": tmp_path / "old"})
 
 
-def test_a_damaged_index_is_refused(prepared, tmp_path):
+@pytest.mark.parametrize("name", ["hashes.bin", "documents.bin", "documents.jsonl", "buckets.npy"])
+def test_a_damaged_index_is_refused(prepared, tmp_path, name):
     shutil.copytree(prepared, tmp_path / "data")
-    file = tmp_path / "data" / INDEX / "hashes.bin"
+    file = tmp_path / "data" / INDEX / name
     content = bytearray(file.read_bytes())
     content[10] ^= 1
     file.write_bytes(content)
     with pytest.raises(DamagedError) as caught:
         Overlap.open({"pretrain": tmp_path / "data"})
     assert caught.value.path == file
+    file.unlink()
+    with pytest.raises(DamagedError, match="missing"):
+        Overlap.open({"pretrain": tmp_path / "data"})
+
+
+def test_only_the_index_is_read_to_open_it(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "data")
+    shards = [path for path in (tmp_path / "data").rglob("train/*") if path.is_file()]
+    assert shards
+    for path in shards:
+        path.write_bytes(b"")
+    assert Overlap.open({"pretrain": tmp_path / "data"}).stages == ("pretrain",)
+    with pytest.raises(DamagedError):
+        verify_manifest(tmp_path / "data")
+    (tmp_path / "data" / INDEX / "more").write_text("")
+    with pytest.raises(DamagedError, match="not part of what was written"):
+        Overlap.open({"pretrain": tmp_path / "data"})
 
 
 def test_a_passport_says_where_a_passage_has_been(prepared, prose):

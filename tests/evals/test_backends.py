@@ -1,6 +1,8 @@
 """What a backend answers: the same from our engine and from transformers, errors as values, every kind of MODEL."""
 
 import math
+import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,12 @@ from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, write_json
 from behemoth.evals.backends import Failed, Generated, Likelihood, open_backend
 from behemoth.evals.hf_backend import open_transformers
-from behemoth.evals.lm_eval_adapter import how
-from behemoth.evals.local import Local
+from behemoth.evals.lm_eval_adapter import how, run_lm_eval
+from behemoth.evals.local import Local, Ours
 from behemoth.export.hf import write_files
+from behemoth.inference.engine import Engine
 from behemoth.model.config import ModelConfig
+from behemoth.model.open import open_model
 from behemoth.model.transformer import Transformer
 from behemoth.text.tokenizer import Tokenizer
 
@@ -101,6 +105,51 @@ def test_a_model_of_nan_fails_and_does_not_score(exported: Path) -> None:
     backend.reader.engine.model.norm.weight.data[:] = math.nan  # type: ignore[attr-defined]
     answers = [*backend.likelihoods(PAIRS), *backend.nats(["a b c"]), *backend.generate(["a"], 4, [])]
     assert all(isinstance(answer, Failed) and "nan" in answer.why for answer in answers)
+
+
+def test_one_answer_of_nan_fails_alone(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine refuses the batch; those beside it are answered as if they had been asked without it."""
+    backend = open_backend(exported, device="cpu")
+    assert isinstance(backend, Local)
+    culprit = [*backend.reader.opening, *backend.reader.encode("three pears")]
+    prompts = ["He had", "Question:", "three pears", "apples", "how many"]
+    rest = [prompt for prompt in prompts if prompt != "three pears"]
+    texts, want = backend.nats(rest), backend.generate(rest, 6, [])
+    write, score = backend.reader.write, backend.reader.score
+
+    def strict(ask):  # type: ignore[no-untyped-def]
+        def asked(rows, *more):  # type: ignore[no-untyped-def]
+            if any(row.prompt + row.continuation == culprit for row in rows):
+                raise InputError("the logits are nan")
+            return ask(rows, *more)
+
+        return asked
+
+    monkeypatch.setattr(backend.reader, "write", strict(write))
+    monkeypatch.setattr(backend.reader, "score", strict(score))
+    assert [a for a in backend.generate(prompts, 6, []) if not isinstance(a, Failed)] == want
+    assert backend.generate(prompts, 6, [])[2] == Failed("the logits are nan")
+    nats = backend.nats(prompts)
+    assert nats[2] == Failed("the logits are nan")
+    assert nats[:2] + nats[3:] == pytest.approx(texts, rel=1e-5)
+
+
+def test_a_backend_says_in_which_precision_it_computes(exported: Path, gpt2: Path) -> None:
+    """As the weights are stored, or as it is asked to: then it scores as a run's own models do in that precision."""
+    stored, coarse = open_backend(exported, device="cpu"), open_backend(exported, "bf16", "cpu")
+    assert [(b.precision, b.device, b.route) for b in (stored, coarse)] == [
+        ("fp32", "cpu", ""),
+        ("bf16", "cpu", ""),
+    ]
+    opened = open_model(exported)
+    opened.model.compute_dtype = torch.bfloat16
+    as_trained = Local(Ours(Engine(opened.model), Tokenizer.load(exported)), "", opened.sha256, "behemoth")
+    assert as_trained.precision == "bf16" and as_trained.sha256 == coarse.sha256 == stored.sha256
+    assert as_trained.likelihoods(PAIRS) == coarse.likelihoods(PAIRS) != stored.likelihoods(PAIRS)
+    theirs = [open_backend(gpt2, precision, "cpu").precision for precision in (None, "bf16")]
+    assert theirs == ["fp32", "bf16"]
+    with pytest.raises(InputError, match="precision = 'int3'; it is one of fp32, bf16"):
+        open_backend(exported, "int3")
 
 
 def test_generation_of_both_stops_and_cuts_alike(both: tuple[Local, Local]) -> None:
@@ -226,6 +275,12 @@ def test_a_hub_model_is_opened_from_where_it_was_put(exported: Path, monkeypatch
 )
 def test_generation_settings_of_the_harness(options: dict, expected: tuple[int, tuple[str, ...]]) -> None:
     assert how(options) == expected
+
+
+def test_without_the_harness_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(InputError, match=re.escape("pip install 'behemoth-lab[lm-eval]'")):
+        run_lm_eval(None, ["piqa"])  # type: ignore[arg-type]
 
 
 def test_a_task_that_samples_is_refused() -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,15 +201,74 @@ def test_clean_items_are_compared_alone_and_a_verdict_they_do_not_bear_out_is_sa
     marks = {"sums": {f"sums-{i}": verdict for i, verdict in enumerate(verdicts)}}
     other = {"sums": {f"sums-{i}": "dirty" if i == 0 else "clean" for i in range(400)}}
     one, two = evaluation("A", task("sums", a)), evaluation("B", task("sums", b))
-    found = compare_evaluations(one, two, [marks, other])
+    found = compare_evaluations(one, two, {"a": marks, "b": other})
     (told,) = found["tasks"]
     clean, dirty = told["contamination"]["clean"], told["contamination"]["dirty"]
     assert (clean["items"], dirty["items"]) == (199, 151)
     assert (told["verdict"], clean["verdict"], dirty["verdict"]) == ("better", "cannot tell", "better")
     assert clean["difference"] == pytest.approx(np.mean(a[1:200]) - np.mean(b[1:200]))
-    assert any("no verdict on sums" in remark for remark in found["remarks"])
+    said = "sums: the verdict rests on all items; the clean ones alone do not bear it out."
+    assert said in found["remarks"]
     assert "Contamination" in compare_page(found)
     assert "contamination" not in compare_evaluations(one, two)["tasks"][0]
+    few = {"sums": {f"sums-{i}": "clean" if i < 40 else "dirty" for i in range(400)}}
+    found = compare_evaluations(one, two, {"a": few, "b": few})
+    assert (
+        "sums: the verdict rests on all items; the clean ones alone are too few to say." in found["remarks"]
+    )
+
+
+def test_who_was_looked_into_is_told():
+    """Clean means clean in the training data that is known, and of the other nobody can say."""
+    marks = {"sums": {f"sums-{i}": "clean" if i % 2 else "dirty" for i in range(400)}}
+    one, two = evaluation("A", task("sums", BETTER)), evaluation("B", task("sums", WORSE))
+    for given, known in (({"a": marks, "b": marks}, ["A", "B"]), ({"b": marks, "a": {}}, ["B"]), ({}, [])):
+        found = compare_evaluations(one, two, given)
+        assert found["looked_into"] == known
+        unknown = "in the training data of B only: what A was trained on is not known here."
+        assert any(unknown in remark for remark in found["remarks"]) == (known == ["B"])
+        page = compare_page(found)
+        assert ("training data of either model" in page) == (len(known) == 2)
+        assert ("training data of B, the only one that is known here" in page) == (known == ["B"])
+
+
+def test_of_several_tasks_the_chance_of_a_wrong_verdict_is_always_told():
+    kinds = {"b": (BETTER, WORSE), "w": (WORSE, BETTER), "c": (WORSE, WORSE)}
+    for verdicts in ("bw", "bc", "cc", "b"):
+        sides = [[task(f"t{i}", kinds[v][side]) for i, v in enumerate(verdicts)] for side in (0, 1)]
+        found = compare_evaluations(evaluation("A", *sides[0]), evaluation("B", *sides[1]))
+        told = [
+            remark for remark in found["remarks"] if "about 5%, over the verdicts on whole tasks" in remark
+        ]
+        assert len(told) == (len(verdicts) > 1)
+
+
+def test_the_same_weights_are_said_to_be_the_same():
+    one = evaluation("A", task("sums", WORSE), text("wiki", [2.0] * 40), sha256="a" * 64)
+    two = replace(one, name="B")
+    found = compare_evaluations(one, two)
+    assert found["sentence"].startswith("A and B are the same weights (aaaaaaaaaaaa) and answer alike")
+    assert found["remarks"] == []
+    assert {t["sentence"] for t in found["tasks"]} == {
+        "nothing to tell apart: the same weights, and no item on which they differ"
+    }
+    assert "differ in being right" not in compare_page(found)
+    other = replace(two, tasks={**one.tasks, "sums": task("sums", BETTER)})  # as rounding might, but more
+    found = compare_evaluations(one, other)
+    assert found["sentence"].startswith("A is worse than B on 1 of 2 tasks")
+    assert "Both are the same weights (aaaaaaaaaaaa)" in found["remarks"][0]
+    nobody_knows = compare_evaluations(replace(one, sha256=""), replace(two, sha256=""))
+    assert "same weights" not in nobody_knows["sentence"]
+
+
+def test_models_that_were_asked_in_other_ways_are_named():
+    one, two = evaluation("A", task("sums", WORSE)), evaluation("B", task("sums", WORSE))
+    alike = compare_evaluations(replace(one, precision="float32"), replace(two, precision="float32"))
+    assert not any("was asked" in remark for remark in alike["remarks"])
+    found = compare_evaluations(replace(one, precision="float32"), replace(two, precision="bfloat16"))
+    (said,) = [remark for remark in found["remarks"] if "was asked" in remark]
+    assert said.startswith("A was asked in float32 on ") and "B in bfloat16 on" in said
+    assert "bfloat16" in compare_page(found)
 
 
 @pytest.mark.parametrize(

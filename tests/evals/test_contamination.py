@@ -23,6 +23,7 @@ def record(number, score, prompt="", cluster="", **more):
     return {
         "item": f"q{number}",
         "cluster": cluster,
+        "model": "ab",
         "prompt": prompt or f"{FEW_SHOT} {some_words(number, 30)}",
         "answer": f" answer {number}",
         "output": "",
@@ -87,7 +88,10 @@ def test_items_are_judged_and_scores_told_for_all_and_for_each_verdict(evaluatio
         "dirty": 40,
     }
     assert groups["dirty"]["score"] == 1 and groups["clean"]["score"] == pytest.approx(50 / 150)
-    assert all(part["low"] <= part["score"] <= part["high"] for part in groups.values())
+    assert all(
+        groups[name]["low"] <= groups[name]["score"] <= groups[name]["high"] for name in ("all", "clean")
+    )
+    assert all(groups[name]["low"] is groups[name]["high"] is None for name in ("dirty", "partly dirty"))
     assert groups["all"]["note"] == groups["clean"]["note"] == ""
     assert groups["dirty"]["note"].startswith("cannot tell: 40 items")
     assert groups["partly dirty"]["note"].startswith("cannot tell: 10")
@@ -145,6 +149,19 @@ def test_texts_are_told_in_bits_and_unscored_items_are_counted(evaluation, overl
     assert dirty["note"].startswith("cannot tell")
     show(marked)
     assert "-" in capsys.readouterr().out
+
+
+def test_few_large_documents_are_too_few_however_many_there_are(evaluation, overlap):
+    """Forty texts, one of them as large as all others: they are worth four of one size."""
+    texts = [
+        record(i, 1.0, "", metrics={"nats": n + 0.7 * i, "bytes": n}, answer=some_words(i, 30))
+        | {"prompt": ""}
+        for i, n in zip(range(60, 100), [200] * 39 + [7800], strict=True)
+    ]
+    marked = annotate(evaluation(task(texts, "texts", "text")), overlap)
+    clean = marked.tasks["texts"].contamination["groups"]["clean"]
+    assert (clean["scored"], clean["low"], clean["high"]) == (40, None, None)
+    assert "40 documents of unequal size, worth 4 equal ones" in clean["note"]
 
 
 def test_an_evaluation_that_was_not_looked_up_says_nothing(evaluation, capsys, tmp_path):

@@ -212,9 +212,32 @@ def test_a_server_that_only_chats_still_writes(serve, capsys):
     model = open_endpoint(server)
     assert [found.text for found in model.generate(["abc", "xyz"] * 10, 5, [])] == ["cba", "zyx"] * 10
     assert capsys.readouterr().err.count("asking /chat/completions") == 1
-    before = server.count("completions")
+    assert server.count("completions") == 1
     model.generate(["abc"], 5, [])
-    assert server.count("completions") == before
+    assert server.count("completions") == 1
+
+
+def test_one_evaluation_does_not_mix_completions_with_chats(serve, tmp_path, capsys):
+    """A server that only chats goes away, and comes back with completions."""
+    state = {"chats": 0, "both": False}
+
+    def say(path, asked, n):
+        if state["both"]:
+            return answer(path, asked)
+        state["chats"] += path == "/v1/chat/completions"
+        return (401, b"") if state["chats"] > 40 else only_chat(path, asked, n)
+
+    server = serve(say)
+    words = tuple(Item(f"{n}", f"say w{n}", answer=f"w{n} w{n}") for n in range(64))
+    suite = Suite("s", (Task("words", "generate", words, "exact_match", exact),))
+    with pytest.raises(InputError, match="key"):
+        evaluate(open_endpoint(server), server.url, suite, tmp_path)
+    assert read_evaluation(tmp_path / "parrot").route == "chat/completions"
+    state["both"] = True
+    found = evaluate(open_endpoint(server), server.url, suite, tmp_path)
+    assert found.tasks["words"].summary["score"] == 1 and found.route == "completions"
+    assert "was asked through /chat/completions then, and through /completions now" in capsys.readouterr().err
+    assert (found.precision, found.device) == ("", "")
 
 
 @pytest.mark.parametrize("say", [only_chat, no_logprobs, refuses_echo, echo_ignored])
@@ -242,7 +265,7 @@ def test_it_waits_longer_each_time_and_as_long_as_the_server_asks(serve, monkeyp
     asks = {1: {}, 2: {"Retry-After": "7"}, 3: {"Retry-After": "9000"}}
     server = serve(lambda path, asked, n: (429, b"", asks[n]) if asked and n in asks else answer(path, asked))
     assert open_endpoint(server, pause=1.0).generate(["a b"], 5, [])[0].attempts == 4
-    assert 0.5 <= waits[0] <= 1 and waits[1:] == [7, endpoint.LONGEST_PAUSE]
+    assert 0.5 <= waits[0] <= 1 and waits[1:3] == [7, endpoint.LONGEST_PAUSE]
 
 
 @pytest.mark.parametrize(
@@ -343,7 +366,7 @@ def test_questions_are_asked_side_by_side(serve):
     everyone = threading.Barrier(4, timeout=5)
 
     def say(path, asked, n):
-        if asked:
+        if "a b" in asked.get("prompt", ""):
             everyone.wait()
         return answer(path, asked)
 
@@ -450,7 +473,7 @@ def test_an_evaluation_through_an_endpoint(serve, tmp_path):
     state["broken"], before = False, len(server.asked)
     found = evaluate(open_endpoint(server), server.url, suite, tmp_path)
     assert found.tasks["words"].summary["score"] == 1
-    assert [asked.get("prompt") for _, asked in server.asked[before:]] == [None, "say w7"]
+    assert [asked.get("prompt") for _, asked in server.asked[before:]] == [None, "The sky is", "say w7"]
 
 
 @pytest.mark.parametrize("trouble", [(500, b"down"), (200, b"<html>"), DROP])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from behemoth.evals.experts import expert_map, kind_of, losses_without, removed
+from behemoth.evals.experts import added, expert_map, kind_of, losses_without, removed
 from behemoth.evals.perplexity import held_out_bits
 from behemoth.model.transformer import Transformer
 
@@ -144,4 +144,29 @@ def test_added_bits_are_those_of_two_scorings(mixed):
 def test_one_source_is_told_once_and_one_document_has_no_interval(mixed):
     model, documents = mixed
     assert set(losses_without(model, documents[::2], context=32)[0]["sources"]) == {"all"}
-    assert losses_without(model, documents[:1], context=32)[0]["sources"]["all"]["low"] is None
+    alone = losses_without(model, documents[:1], context=32)[0]["sources"]["all"]
+    assert (alone["low"], alone["verdict"]) == (None, "cannot tell")
+
+
+def test_experts_are_one_family_and_eight_documents_are_no_evidence(mixed):
+    """One expert worth much, one so little that only alone it would pass, and thirty worth nothing."""
+    noise = np.random.default_rng(0).normal(0, 1, (32, 40))
+    noise -= noise.mean(1, keepdims=True)
+    noise /= noise.std(1, keepdims=True)
+    worth = np.array([5.0, 0.4, *[0.01] * 30])
+    documents = [Document(str(i), "a", np.zeros(11, int), 100) for i in range(40)]
+    base = np.full(40, 200.0)
+    found = added(base, list(base + worth[:, None] + noise), documents, list(range(40)))
+    assert [one["verdict"] for one in found] == ["better"] + ["cannot tell"] * 31
+    assert (found[0]["documents"], found[0]["tokens"], found[0]["level"]) == (
+        40,
+        400,
+        pytest.approx(1 - 0.05 / 32),
+    )
+    assert found[1]["low"] < 0
+    assert added(base, [base + 0.4 + noise[1]], documents, list(range(40)))[0]["verdict"] == "better"
+    few = added(base, list(base + worth[:, None] + noise), documents, list(range(8)))
+    assert few[0]["low"] > 0 and few[0]["verdict"] == "cannot tell"
+    model, documents = mixed
+    of_model = losses_without(model, documents, context=32)
+    assert {row["sources"]["all"]["level"] for row in of_model} <= {1 - 0.05 / n for n in range(1, 17)}

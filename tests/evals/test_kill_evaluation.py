@@ -95,12 +95,16 @@ def begin(model, suite, out):
 
 
 def records_of(out):
-    """All that is kept but how long it took, and the order of the items."""
+    """All that is kept but how long it took, and when, and the order of the items."""
     found = read_evaluation(out / "m")
     lines = {path.name: path.read_text().splitlines() for path in (out / "m").glob("*.jsonl")}
     records = {name: [json.loads(line) | {"seconds": 0} for line in text] for name, text in lines.items()}
     assert all(len(records[f"{name}.jsonl"]) == len(task.records) for name, task in found.tasks.items())
-    return records, (out / "m" / "evaluation.json").read_text()
+    summary = json.loads((out / "m" / "evaluation.json").read_text())
+    assert summary.pop("finished")
+    for entry in summary["tasks"].values():
+        entry.pop("records_sha256")  # the seconds are in it
+    return records, summary
 
 
 def check_kills(model, tmp_path, count, kills):

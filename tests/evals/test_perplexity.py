@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from behemoth.evals.perplexity import cut, fixed_subset, held_out_bits, score_documents
+from behemoth.evals.perplexity import cut, fixed_subset, held_out_bits, score_documents, stretches
 from behemoth.evals.results import scores
 from behemoth.model.config import ModelConfig
 from behemoth.model.transformer import Transformer
@@ -97,3 +97,21 @@ def test_fixed_subset_is_fixed_and_its_bytes_are_those_of_its_targets(model):
 
 def test_fixed_subset_never_leaves_fewer_than_two_documents():
     assert len(fixed_subset(documents(), np.ones(64, int), 16, max_tokens=1)) == 2
+
+
+def test_stretches_come_from_inside_and_are_fixed():
+    """Tokens are numbered by their place, so that a stretch says where it was cut."""
+    held_out = [Document(f"d{i}", "test", np.arange(1, 400), 0) for i in range(50)]
+    held_out += [Document("short", "test", np.arange(1, 9), 0), Document("nothing", "test", np.array([1]), 0)]
+    lengths = np.ones(400, int)
+    found = stretches(held_out, lengths, 16, 60)
+    assert len({document.id for document in found}) == 51  # all but the one that has nothing to predict
+    assert [d.tokens.tolist() for d in found] == [
+        d.tokens.tolist() for d in stretches(held_out, lengths, 16, 60)
+    ]
+    assert {len(d.tokens) for d in found if d.id != "short"} == {17}
+    assert all(np.array_equal(np.diff(d.tokens), np.ones(len(d.tokens) - 1)) for d in found)
+    assert all(d.num_bytes == len(d.tokens) - 1 for d in found)
+    begins = [int(d.tokens[0]) for d in found if d.id != "short"]
+    assert min(begins) < 60 and max(begins) > 320 and len(set(begins)) > 40
+    assert len(stretches(held_out, lengths, 16, 7)) == 7

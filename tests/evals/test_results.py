@@ -100,3 +100,34 @@ def test_baselines_of_an_earlier_evaluation_count_only_for_its_documents(tmp_pat
 def test_an_empty_file_of_scores_is_refused(tmp_path):
     with pytest.raises(InputError, match="no scores there"):
         read_scores(tmp_path / "absent.jsonl")
+
+
+def test_comparisons_read_together_are_one_family(tmp_path, capsys):
+    """Alone each is at 95%; together the closest is tested at a level that its p-value does not reach."""
+    generator = np.random.default_rng(0)
+    size = np.array([d.num_bytes for d in DOCUMENTS])
+
+    def ahead(name, by):
+        noise = generator.normal(0, 0.01, len(DOCUMENTS))
+        noise = (noise - noise @ size / size.sum()) / noise.std() * 0.01
+        return Entry(scores(name, DOCUMENTS, (2.0 + by + noise) * math.log(2) * size), "model")
+
+    entries = [
+        ahead("a", 0.0),
+        ahead("b", 0.006),
+        ahead("c", 0.0),
+        ahead("d", 0.0),
+        ahead("e", 0.0),
+        ahead("f", 0.2),
+    ]
+    pairs = [("a", name) for name in "bcdef"]
+    (alone,) = write_results(tmp_path, entries, pairs=pairs[:1])["comparisons"]
+    together = write_results(tmp_path, entries, pairs=pairs)["comparisons"]
+    assert alone["verdict"] == "better" and alone["level"] == 0.95
+    assert together[0]["verdict"] == "cannot tell" and together[-1]["verdict"] == "better"
+    assert [one["level"] for one in together] == pytest.approx([0.9875] * 4 + [0.99])
+    assert "98.75% interval" in together[0]["sentence"] and "99% interval" in together[-1]["sentence"]
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert found["comparisons"] == together
+    show(found)
+    assert "read together (Holm)" in capsys.readouterr().out

@@ -4,13 +4,16 @@ import json
 import math
 import re
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
 from behemoth.base.errors import DamagedError, InputError
 from behemoth.evals import runner
 from behemoth.evals.backends import Failed, Generated, Likelihood
-from behemoth.evals.records import TaskResult, read_evaluation, show, write_evaluation
+from behemoth.evals.records import TaskResult, notes, read_evaluation, show, write_evaluation
 from behemoth.evals.runner import cut, evaluate, names_of, quick
 from behemoth.tasks.suite import Suite
 from behemoth.tasks.task import Grade, Item, Task
@@ -24,6 +27,9 @@ class Fake:
     sha256: str = "f" * 64
     kind: str = "behemoth"
     batch: int = 4
+    precision: str = "fp32"
+    device: str = "cpu"
+    route: str = ""
     fails: str = "\0"
     dies_after: float = math.inf  # calls
     calls: list = field(default_factory=list)
@@ -177,6 +183,22 @@ def test_what_a_comparison_could_detect_is_the_planning_formula():
     assert task(5, 1000).detectable == pytest.approx(0.0443, rel=0.02)
     assert task(5, 100).detectable > 2 * task(5, 1000).detectable  # ten items of a passage are no ten items
     assert task(0, 1).detectable is None
+    assert task(5, 20).detectable is None  # twenty passages: no difference would be called one
+    few = task(5, 1000)
+    assert replace(few, records=few.records[:99]).detectable is None
+    assert replace(few, records=few.records[:100]).detectable == pytest.approx(0.14, rel=0.02)
+
+
+def test_what_is_too_few_to_compare_is_said_beside_its_interval(tmp_path, capsys):
+    """Eight of ten right has an interval, but no comparison on ten items will ever name a winner."""
+    show([evaluate(Fake(), "m", Suite("s", (write(),)), tmp_path)])
+    said = capsys.readouterr().out
+    assert (
+        "write, fake: too few to compare, whatever the interval (10 items are too few, 100 at least)" in said
+    )
+    assert "in a comparison on this task alone" in said
+    records = [{"item": str(i), "cluster": "", "score": float(i % 2), "error": ""} for i in range(100)]
+    assert notes("m", TaskResult("t", "accuracy", "choice", "", records)) == []
 
 
 def test_unscored_is_an_outcome_of_its_own(tmp_path, capsys):
@@ -356,7 +378,10 @@ def test_a_task_that_changed_is_asked_anew_and_the_old_one_kept(tmp_path, capsys
     }  # nothing lost
 
 
-@pytest.mark.parametrize("change", [{"batch": 3}, {"sha256": "0" * 64}])
+WAYS = [{"precision": "bf16"}, {"device": "cuda"}, {"route": "chat/completions"}]
+
+
+@pytest.mark.parametrize("change", [{"batch": 3}, {"sha256": "0" * 64}, *WAYS])
 def test_unfinished_work_of_other_weights_or_batches_is_not_gone_on_with(tmp_path, capsys, change):
     suite = Suite("s", (write(),))
     with pytest.raises(KeyboardInterrupt):
@@ -367,6 +392,54 @@ def test_unfinished_work_of_other_weights_or_batches_is_not_gone_on_with(tmp_pat
     assert "kept as" in capsys.readouterr().err
     (kept,) = (path for path in tmp_path.rglob("write.jsonl.working*"))
     assert "old-1" in str(kept)
+
+
+@pytest.mark.parametrize("change", WAYS)
+def test_unfinished_work_says_itself_how_it_was_asked(tmp_path, change):
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Fake(dies_after=1), "m", Suite("s", (write(),)), tmp_path)
+    path = tmp_path / "fake" / "evaluation.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"model": record["model"] | change}))
+    other = Fake(**change)
+    evaluate(other, "m", Suite("s", (write(),)), tmp_path)
+    assert other.questions == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (WAYS[0], "in fp32 on cpu then, and in bf16 on cpu now"),
+        (WAYS[1], "in fp32 on cpu then, and in fp32 on cuda now"),
+        (WAYS[2], "in fp32 on cpu then, and through /chat/completions now"),
+    ],
+)
+@pytest.mark.parametrize("spec", ["runs/a", "elsewhere/a"])
+def test_the_same_weights_in_another_precision_are_asked_anew(tmp_path, capsys, change, said, spec):
+    before = evaluate(Fake(), "runs/a", SUITE, tmp_path)
+    other = Fake(**change)
+    found = evaluate(other, spec, SUITE, tmp_path)
+    assert other.questions and f"{spec} was asked {said}: kept as" in capsys.readouterr().err
+    assert read_evaluation(tmp_path / "fake") == found
+    assert [getattr(found, key) for key in change] == [*change.values()]
+    assert read_evaluation(tmp_path / "fake.old-1") == before
+
+
+def test_it_says_when_it_was_finished_and_by_which_version(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Fake(dies_after=3), "m", SUITE, tmp_path)
+    begun = read_evaluation(tmp_path / "fake")
+    assert (begun.version, begun.finished) == ("", "")
+    early = datetime.now(UTC).replace(microsecond=0)
+    found = evaluate(Fake(fails="x" * 10), "m", SUITE, tmp_path)
+    assert found.version == version("behemoth-lab")
+    assert early <= datetime.fromisoformat(found.finished) <= datetime.now(UTC)
+    path = tmp_path / "fake" / "evaluation.json"
+    path.write_text(path.read_text().replace(found.finished, "2001-01-01T00:00:00+00:00"))
+    nothing_asked = evaluate(Fake(), "m", Suite("s", (pick(),)), tmp_path)
+    assert nothing_asked.finished.startswith("2001")
+    assert read_evaluation(tmp_path / "fake").finished.startswith("2001")
+    assert evaluate(Fake(), "m", SUITE, tmp_path).finished >= found.finished  # of what failed
 
 
 def test_new_weights_of_the_same_run_move_the_old_evaluation_aside(tmp_path, capsys):
@@ -390,7 +463,14 @@ def test_the_evaluation_of_another_model_is_not_touched(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda text: text[: len(text) // 2], lambda text: "", lambda text: "{}\n" * 10]
+    "damage",
+    [
+        lambda text: text[: len(text) // 2],
+        lambda text: "",
+        lambda text: "{}\n" * 10,
+        lambda text: text.replace('"score": 1.0', '"score": 0.0', 1),
+        lambda text: "".join(reversed(text.splitlines(keepends=True))),
+    ],
 )
 def test_damaged_records_are_named_kept_and_asked_anew(tmp_path, capsys, damage):
     before = evaluate(Fake(), "m", SUITE, tmp_path)
@@ -401,6 +481,17 @@ def test_damaged_records_are_named_kept_and_asked_anew(tmp_path, capsys, damage)
     model = Fake()
     assert without_seconds(evaluate(model, "m", SUITE, tmp_path)) == without_seconds(before)
     assert model.questions == 10 and path.with_name("write.jsonl.old-1").exists()
+
+
+def test_answers_of_another_model_are_none_of_this_one(tmp_path):
+    task = evaluate(Fake(sha256="0" * 64), "m", SUITE, tmp_path / "other").tasks["write"]
+    found = evaluate(Fake(), "m", SUITE, tmp_path)
+    write_evaluation(tmp_path / "fake", replace(found, tasks=found.tasks | {"write": task}))
+    with pytest.raises(DamagedError, match=r"write\.jsonl: holds answers of another model"):
+        read_evaluation(tmp_path / "fake")
+    model = Fake()
+    assert without_seconds(evaluate(model, "m", SUITE, tmp_path)) == without_seconds(found)
+    assert model.questions == 10
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_text("{"), lambda path: path.unlink()])
@@ -439,10 +530,24 @@ def test_names_that_would_collide_are_refused():
     with pytest.raises(InputError, match="metric = 'accuray'; ask = 'choice' has accuracy or accuracy_norm"):
         runner.check_suite(Suite("s", (replace(pick(), metric="accuray"),)))
     one, other = Fake(name="teacher"), Fake(name="teacher")
-    assert names_of([("runs/a", one), ("runs/b", other)]) == ["runs-a", "runs-b"]
-    assert names_of([("runs/a", one), ("runs/b", Fake())]) == ["teacher", "fake"]
-    with pytest.raises(InputError, match="two of the models would be written under the name runs-a"):
-        names_of([("runs/a", one), ("runs-a", other)])
+    nowhere = [None, None]
+    assert names_of([("out/a", one), ("out/b", other)], nowhere) == ["out-a", "out-b"]
+    assert names_of([("out/a", one), ("out/b", Fake())], nowhere) == ["teacher", "fake"]
+    with pytest.raises(InputError, match="two of the models would be written under the name out-a"):
+        names_of([("out/a", one), ("out-a", other)], nowhere)
+
+
+def test_the_teachers_of_two_runs_have_directories_of_their_own(tmp_path, monkeypatch):
+    """Also in two commands, of which neither knows the other, and where the run is named `.`."""
+    teacher = Fake(name="teacher")
+    assert names_of([("runs/a", teacher)], [Path("runs/a")]) == ["a-teacher"]
+    assert names_of([("runs/b:teacher", teacher)], [Path("runs/b")]) == ["b-teacher"]
+    (tmp_path / "c").mkdir()
+    monkeypatch.chdir(tmp_path / "c")
+    assert names_of([(".", teacher)], [Path(".")]) == ["c-teacher"]
+    step = "runs/a/pretrain/checkpoints/step-00000004"
+    both = names_of([("runs/a", teacher), (step, teacher)], [Path("runs/a")] * 2)
+    assert both == ["runs-a", "runs-a-pretrain-checkpoints-step-00000004"]
 
 
 def test_marks_put_on_records_survive_the_disk_and_a_second_try(tmp_path):
@@ -461,8 +566,8 @@ def test_marks_put_on_records_survive_the_disk_and_a_second_try(tmp_path):
 def test_a_quick_look_writes_nothing_and_finds_the_same(tmp_path):
     found = quick(Fake(), SUITE)
     kept = evaluate(Fake(), "m", SUITE, tmp_path)
-    assert found == {name: task.interval for name, task in kept.tasks.items()}
-    assert found["pick"].estimate == 0.5
+    assert {task.name: score for task, score in found} == {n: task.interval for n, task in kept.tasks.items()}
+    assert (found[0][0].ask, found[0][1].estimate) == ("choice", 0.5)
 
 
 def test_output_that_cannot_be_encoded_is_kept_readable(tmp_path):

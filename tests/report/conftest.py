@@ -122,8 +122,16 @@ def evaluation(name, right):
     text = {
         "metric": "bits_per_byte", "ask": "text", "items": 84, "scored": 84, "unscored": 0, "errors": 0,
         "score": 2.012, "low": 1.957, "high": 2.067, "chance": None,
+        "contamination": {"stages": ["pretrain"], "groups": {
+            "all": group(84, 2.012, 1.957, 2.067), "clean": group(51, 2.044, 1.981, 2.107), "dirty": group(6, 0.587),
+        }},
     }  # fmt: skip
     return {"model": {"name": name}, "suite": "starter", "tasks": {"next_passage": passage, "held_out": text}}
+
+
+def group(items, score, low=None, high=None):
+    note = "" if low else f"cannot tell: {items} documents are too few, 30 at least"
+    return {"items": items, "scored": items, "score": score, "low": low, "high": high, "note": note}
 
 
 def finding(check, number, verdict):
@@ -157,7 +165,8 @@ def results():
         {"a": "a", "b": "b", "difference": 0, "low": 0, "high": 0, "level": 0.95, "sentence": sentence}
         for sentence in sentences
     ]
-    return {"unit": "bits per byte", "models": models, "comparisons": comparisons}
+    together = "these pairs are read together (Holm)"
+    return {"unit": "bits per byte", "models": models, "comparisons": comparisons, "family": together}
 
 
 def expert_layers(generator):

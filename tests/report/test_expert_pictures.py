@@ -11,7 +11,9 @@ SOURCES = ("all", "python", "a source of prose")
 def worth(layers, experts, sources=SOURCES):
     def of(layer, expert, source):
         added = round(0.01 * (layer + 1) * expert - 0.005, 4) * (1 + SOURCES.index(source))
-        return {"added": added, "low": added - 0.004, "high": added + 0.004}
+        verdict = "better" if added > 0.004 else "worse" if added < -0.004 else "cannot tell"
+        facts = {"level": 0.99, "documents": 60, "tokens": 7436}
+        return {"added": added, "low": added - 0.004, "high": added + 0.004, "verdict": verdict, **facts}
 
     return [
         {
@@ -52,11 +54,22 @@ def test_strong_cells_are_the_experts_most_missed():
     assert markup.count('class="sure"') == 6
 
 
-def test_an_interval_that_holds_zero_has_no_dot_and_none_at_all_is_fine():
-    rows = {0: worth(1, 2)[0]["experts"]}
-    rows[0][0]["without"]["all"] |= {"low": -0.1, "high": 0.1}
-    rows[0][1]["without"]["all"] |= {"low": None, "high": None}
+def test_only_a_verdict_has_a_dot():
+    """That one interval leaves zero out is no verdict among many; an older evaluation has none at all."""
+    rows = {0: worth(1, 3)[0]["experts"]}
+    assert glance(rows, 720.0, "teacher").count('class="sure"') == 3
+    rows[0][0]["without"]["all"] |= {"verdict": "cannot tell"}
+    rows[0][1]["without"]["all"] |= {"low": None, "high": None, "verdict": "cannot tell"}
+    del rows[0][2]["without"]["all"]["verdict"]
     assert glance(rows, 720.0, "teacher").count('class="sure"') == 0
+
+
+def test_what_text_was_scored_is_said():
+    layers = worth(1, 3)
+    assert "Scored: 7,436 tokens from inside 60 documents." in losses("teacher", layers)
+    for expert in layers[0]["experts"]:
+        del expert["without"]["all"]["tokens"]
+    assert "Scored" not in losses("teacher", layers)
 
 
 @pytest.mark.parametrize("width", [720.0, 360.0])

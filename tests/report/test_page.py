@@ -9,7 +9,10 @@ import pytest
 
 from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, write_json
+from behemoth.report import pictures
 from behemoth.report.page import build_report, words
+from behemoth.report.run import read_run
+from behemoth.report.tasks import over_training
 
 
 class Reader(HTMLParser):
@@ -68,12 +71,16 @@ def test_has_every_part_of_the_run(page):
     for part in (
         "Student is better than control by 0.153 bits per byte (95% interval 0.141 to 0.166).",
         "? Cannot tell control and token 3-gram apart",
+        "These pairs are read together (Holm).",
         "token 3-gram, whole corpus",
         "Steps left out because a number was not finite: control 1.",
         "31% of the machine's measured matmul peak",
         "accuracy norm, guessing gives 25",
         "298 of 300",
         "next_passage during training, on a few of its items",
+        "1.981 to 2.107",
+        "6 items",
+        "what of an item stood in the training text",
         "compare-student-control",
         "teacher: 2 checks, no fault, 4 s",
         "not checked",
@@ -276,6 +283,26 @@ def test_says_how_much_of_a_document_was_scored(fake_run):
     note = "scored on the first 4,096 tokens of each held-out document"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"note": note}))
     assert f"that no model was trained on, {note}." in build_report(fake_run).read_text()
+
+
+def test_texts_during_training_are_drawn_in_bits_per_byte(fake_run, monkeypatch):
+    """Not as 150 percent right."""
+    path = fake_run / "pretrain" / "tasks.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    texts = [
+        line | {"task": "stories", "ask": "text", "score": 1.5, "low": 1.4, "high": 1.6} for line in lines
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines + texts))
+    drawn, draw = {}, pictures.curves
+
+    def look(curves, width, **how):
+        drawn[how["title"]] = (how["y_title"], curves[0].marks[0][1])
+        return draw(curves, width, **how)
+
+    monkeypatch.setattr(pictures, "curves", look)
+    over_training(read_run(fake_run), ["next_passage", "stories"])
+    assert drawn["stories during training"] == ("bits per byte", 1.5)
+    assert drawn["next_passage during training"] == ("percent right", pytest.approx(29))
 
 
 def test_numbers_that_were_not_finite_are_left_out_of_the_pictures(fake_run):

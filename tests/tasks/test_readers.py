@@ -98,7 +98,7 @@ ROWS = {  # kind: the published format, then others it is found in
 
 
 def read(path: Path, kind: str, **more) -> Task:
-    return read_task(Wanted(kind, Place(path), **more))
+    return read_task(Wanted(kind, Place(path), **more)).task
 
 
 @pytest.fixture
@@ -215,6 +215,13 @@ def test_questions_about_one_passage_are_a_cluster(write):
     assert one.cluster == same.cluster != two.cluster
 
 
+def test_questions_without_a_passage_are_on_their_own(write):
+    queries = ["Passage: One.\nQuestion: a?", "Passage: One.\nQuestion: b?", "a?", "b?"]
+    rows = [{"query": query, "choices": ["no", "yes"], "gold": 1} for query in queries]
+    clusters = [item.cluster for item in read(write(rows), "boolq").items]
+    assert clusters[0] == clusters[1] != "" and clusters[2:] == ["", ""]
+
+
 def test_blimp_by_paradigm(write):
     rows = [
         {"sentence_good": f"{u} is", "sentence_bad": f"{u} are", "UID": u} for u in ("one", "two", "three")
@@ -311,7 +318,7 @@ def test_a_data_set_laid_out_as_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "arc").mkdir()
     (tmp_path / "arc" / "test.jsonl").write_text(json.dumps(ROWS["arc"][0]) + "\n")
-    task = read_task(Wanted("arc", Place(dataset=str(tmp_path / "arc"))))
+    task = read_task(Wanted("arc", Place(dataset=str(tmp_path / "arc")))).task
     assert (task.items[0].choices, task.items[0].gold) == ((" red", " blue"), 1)
     with pytest.raises(InputError, match="could not be loaded"):
         read_task(Wanted("arc", Place(dataset=str(tmp_path / "arc"), split="nothing")))

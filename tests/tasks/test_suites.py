@@ -68,10 +68,14 @@ def test_variables_and_the_home_folder(write, monkeypatch, tmp_path):
     assert len(load(path).tasks[0].items) == 20
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(load(write(task(kind="gsm8k", path="~/good.jsonl"))).tasks[0].items) == 20
-    monkeypatch.delenv("SOMEWHERE")
-    assert "the environment variable SOMEWHERE is not set" in problems(
-        write(task(kind="gsm8k", path="$SOMEWHERE/a"))
-    )
+
+
+def test_a_variable_that_is_not_set_is_told_once(write):
+    text = task(kind="gsm8k", path="$NO_SUCH_PLACE/a", name="a") + task(kind="gsm8k", path="good.jsonl")
+    text += task(kind="gsm8k", path="good.jsonl", name="b", examples="${NO_SUCH_PLACE}/b", shots=1)
+    told = problems(write(text, good=GOOD))
+    assert told.count("NO_SUCH_PLACE") == 1
+    assert "the environment variable NO_SUCH_PLACE is not set; set it to the folder that 2 of 3 tasks" in told
 
 
 def test_every_mistake_is_told_at_once(write):
@@ -127,6 +131,10 @@ def test_a_suite_that_is_not_there(tmp_path):
         InputError, match=r"no suite 'arithmetik': give a .toml file.*did you mean arithmetic"
     ):
         load("arithmetik")
+    with pytest.raises(InputError, match="did you mean starter"):
+        load("startr", also=("starter",))
+    with pytest.raises(InputError, match="known here: arithmetic, starter"):
+        load("mmlu", also=("starter",))
     with pytest.raises(InputError, match="no such file"):
         load(tmp_path / "absent.toml")
 
@@ -150,9 +158,92 @@ def test_the_suites_that_come_along(monkeypatch, data_directory):
 
 
 def test_the_suite_of_ones_own():
-    choices, answers = load(SUITES / "own.toml").tasks
+    choices, answers, forms = load(SUITES / "own.toml").tasks
     assert [i.cluster for i in choices.items] == ["", "", "rain", "rain"]
     assert answers.grade(answers.items[1], " 14 days").score == 1
+    date, town = forms.items
+    assert [forms.grade(date, said).score for said in (" 2023-03-01", "1 March")] == [1, 0]
+    assert [forms.grade(town, said).score for said in ('{"town": "a", "country": "b"}', '{"town": 1}')] == [
+        1,
+        0,
+    ]
+
+
+def test_the_form_of_what_is_written(write):
+    """By the fields of the rows, or because the suite says so; an answer beside them is a reference."""
+    digits, schema = (
+        {"prompt": "a", "pattern": "[0-9]+", "answer": 7},
+        {"prompt": "b", "schema": {"type": "array"}},
+    )
+    (written,) = load(write(task(kind="rows", path="own.jsonl"), own=[digits, schema])).tasks
+    assert (written.metric, written.stop, written.items[0].answer) == ("format", ("\n\n",), "7")
+    said = [("12", "[1]"), ("twelve", "{}")]
+    assert [
+        [written.grade(*pair).score for pair in zip(written.items, both, strict=True)] for both in said
+    ] == [
+        [1, 1],
+        [0, 0],
+    ]
+    exact = load(write(task(kind="rows", path="own.jsonl", grader="exact"), own=[digits])).tasks[0]
+    assert [exact.grade(exact.items[0], said).score for said in ("7", "12")] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("row", "grader", "message"),
+    [
+        ({"answer": "x"}, "format", "pattern or schema: a row needs one of the two, this one has 0"),
+        ({"pattern": "x"}, "exact", "answer: missing"),
+        (
+            {"pattern": "x", "schema": {}},
+            "format",
+            "pattern or schema: a row needs one of the two, this one has 2",
+        ),
+        ({"pattern": "("}, "format", "'(' is not a regular expression"),
+        ({"pattern": 3}, "format", "3 is not a regular expression"),
+        ({"schema": "{"}, "format", "schema: not valid JSON"),
+        ({"schema": {"oneOf": []}}, "format", "the schema asks for oneOf, which is not checked here"),
+    ],
+)
+def test_a_form_that_cannot_be_checked_is_refused_at_once(write, row, grader, message):
+    told = problems(write(task(kind="rows", path="own.jsonl", grader=grader), own=[{"prompt": "a"} | row]))
+    assert f"line 1: {message}" in told
+
+
+def test_examples_without_an_answer_are_refused(write):
+    text = task(kind="rows", path="own.jsonl", examples="shown.jsonl", shots=1)
+    own, shown = ([{"prompt": prompt, "pattern": "x"}] for prompt in "ab")
+    assert "1 examples have no answer to show" in problems(write(text, own=own, shown=shown))
+
+
+# --- tasks that share questions -----------------------------------------------------------------------------
+
+
+def test_two_tasks_that_ask_the_same_are_told_of(write, capsys):
+    """Whatever stands before the questions, and in whatever file they are."""
+    text = task(kind="gsm8k", path="good.jsonl") + task(kind="gsm8k", path="half.jsonl", name="again")
+    text += task(kind="gsm8k", path="half.jsonl", name="shown", examples="more.jsonl", shots=2)
+    more = [{"question": f"more {n}?", "answer": f"#### {n}"} for n in range(4)]
+    load(write(text, good=GOOD, half=GOOD[15:] + more[3:], more=more[:3]))
+    told = capsys.readouterr().err
+    assert "good and again both ask 5 of their items" in told
+    assert "good and shown both ask 5 of their items" in told
+    assert "again and shown both ask 6 of their items" in told
+
+
+def test_a_task_whose_questions_are_the_examples_of_another_is_told_of(write, capsys):
+    text = task(kind="gsm8k", path="good.jsonl")
+    text += task(kind="gsm8k", path="other.jsonl", examples="good.jsonl", shots=3)
+    other = [{"question": f"other {n}?", "answer": f"#### {n}"} for n in range(4)]
+    load(write(text, good=GOOD, other=other))
+    told = capsys.readouterr().err
+    assert "other shows 3 items of good as examples, answers included" in told
+    assert "both ask" not in told
+
+
+def test_tasks_that_share_nothing_are_not_told_of(write, capsys):
+    load("arithmetic")
+    load(write(task(kind="gsm8k", path="good.jsonl") + task(kind="arithmetic", items=20), good=GOOD))
+    assert capsys.readouterr().err == ""
 
 
 def test_no_suite_asks_for_programs_that_nothing_may_run_yet():

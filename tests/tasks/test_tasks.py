@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from behemoth.base.errors import InputError
+from behemoth.tasks import task as task_module
 from behemoth.tasks.task import Grade, Item, Task, check_splits, duplicates, limited, spread
 
 ITEMS = tuple(Item(f"i{n}", f"{n} and 1?", (" yes", " no"), gold=n % 2) for n in range(10))
@@ -50,6 +51,7 @@ def test_what_cannot_be_asked_is_no_task(make, message):
         changed(choices=(" yes", " never")),
         changed(id="x"),
         changed(facts={"a": 1}),
+        changed(cluster="p"),
         replace(TASK, metric="accuracy_norm"),
         replace(TASK, stop=("x",)),
         replace(TASK, items=ITEMS[:9]),
@@ -62,7 +64,13 @@ def test_the_hash_is_of_all_that_is_asked(other):
 
 def test_the_hash_is_of_nothing_else():
     assert replace(TASK, name="u", source="elsewhere", licence="MIT").sha256 == TASK.sha256
-    assert changed(cluster="p", solution="because").sha256 == TASK.sha256
+    assert changed(solution="because").sha256 == TASK.sha256
+
+
+def test_the_hash_is_another_when_graders_decide_differently(monkeypatch):
+    before = TASK.sha256
+    monkeypatch.setattr(task_module, "GRADING", task_module.GRADING + 1)
+    assert TASK.sha256 != before
 
 
 def test_the_grader_is_hashed_by_its_name():

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from behemoth.base.files import read_jsonl
+from behemoth.stats.intervals import Interval
 from behemoth.train import monitor
 from behemoth.train.loop import Step, Update
 from behemoth.train.monitor import Monitor
@@ -50,6 +51,21 @@ def test_numbers_that_are_not_finite_are_null(watched, tmp_path):
     assert (
         json.loads((tmp_path / "heldout.jsonl").read_text(), parse_constant=strict)["bits_per_byte"] is None
     )
+
+
+def test_the_score_of_a_task_says_what_it_is_a_score_of(watched, tmp_path):
+    watched[0].task(4, "teacher", "stories", "text", Interval(1.5, 1.4, 1.6))
+    assert list(read_jsonl(tmp_path / "tasks.jsonl")) == [
+        {
+            "step": 4,
+            "member": "teacher",
+            "task": "stories",
+            "ask": "text",
+            "score": 1.5,
+            "low": 1.4,
+            "high": 1.6,
+        }
+    ]
 
 
 def test_a_disk_that_refuses_costs_lines_and_is_told_once(watched, tmp_path, monkeypatch, capfd):

@@ -130,15 +130,19 @@ def write_manifest(directory: Path, **extra: Any) -> dict[str, Any]:
     return record
 
 
-def verify_manifest(directory: Path) -> dict[str, Any]:
-    """Read MANIFEST.json and check every file against it; DamagedError names the first file that differs."""
+def verify_manifest(directory: Path, part: str = "") -> dict[str, Any]:
+    """Read MANIFEST.json and check every file against it; DamagedError names the first file that differs.
+
+    part: a subdirectory, to which the check is confined.
+    """
     manifest = directory / MANIFEST
     if not manifest.exists():
         raise DamagedError(manifest, "missing, so this directory was never finished")
     record = read_json(manifest)
     if not isinstance(record, dict) or "files" not in record or record.get("sha256") != _digest(record):
         raise DamagedError(manifest, "altered after it was written")
-    for name, facts in record["files"].items():
+    files = {name: facts for name, facts in record["files"].items() if Path(name).is_relative_to(part)}
+    for name, facts in files.items():
         path = directory / name
         if not path.is_file():
             raise DamagedError(path, "missing")
@@ -146,10 +150,8 @@ def verify_manifest(directory: Path) -> dict[str, Any]:
             raise DamagedError(path, f"{path.stat().st_size} bytes where {facts['bytes']} were written")
         if sha256(path) != facts["sha256"]:
             raise DamagedError(path, "its bytes are not the ones that were written (SHA-256 differs)")
-    extra = {str(p.relative_to(directory)) for p in directory.rglob("*") if p.is_file()} - {
-        *record["files"],
-        MANIFEST,
-    }
+    found = {str(p.relative_to(directory)) for p in (directory / part).rglob("*") if p.is_file()}
+    extra = found - {*files, MANIFEST}
     if extra:
         raise DamagedError(directory / min(extra), "not part of what was written")
     return record

@@ -56,6 +56,16 @@ def human_duration(seconds: float) -> str:
     raise AssertionError("unreachable")
 
 
+def percent(share: float) -> str:
+    """0.95 as 95%, 0.9975 as 99.75%."""
+    return f"{round(100 * share, 2):g}%"
+
+
+def counted(number: int, noun: str) -> str:
+    """1 -> "1 item", 1200 -> "1,200 items": for nouns that end in a plain s."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def _scaled(number: float, base: int, names: list[str], space: str) -> str:
     value = number / base
     for name in names[:-1]:

@@ -1,7 +1,7 @@
 """All checks in order, one patient at a time; and how the outcome is shown.
 
 A check that finds its material missing says "not checked" and why; one that cannot finish at all is a fault, with
-what it said: a model that cannot be examined is not well.
+what it raised: a model that cannot be examined is not well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from behemoth.base.errors import BehemothError
 from behemoth.base.logs import table
 from behemoth.doctor import attention, files, learning, routing, weights
 from behemoth.doctor.patient import Check, Finding, NotChecked, Patient
@@ -50,8 +49,8 @@ def findings_of(name: str, check: Check, patient: Patient) -> list[Finding]:
         found = check(patient)
     except NotChecked as why:
         found = Finding(name, "", None, "", "not checked", str(why))
-    except (BehemothError, RuntimeError, ValueError, IndexError, KeyError, AssertionError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # transformers and all of the house are called: anything may come
+        said = ": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])
         todo = "mend what it stumbled over, then ask again"
         found = Finding(name, "", None, "", "fault", f"the check could not finish: {said}", todo)
     several = found if isinstance(found, list) else [found]

@@ -248,7 +248,7 @@ def covered(p: Patient) -> Finding:
 
 
 @dataclass(frozen=True)
-class School:
+class ShortTraining:
     """Three steps made twice: in one go, and with a save, a fresh start and a restore between two and three."""
 
     before: Transformer
@@ -273,39 +273,37 @@ class Listening:
         return self.source.batch(step)
 
 
-def school(p: Patient) -> School:
-    if "school" not in p.made:
-        p.made["school"] = attend_school(p)
-    return p.made["school"]
+def short_training(p: Patient) -> ShortTraining:
+    if "short training" not in p.made:
+        p.made["short training"] = train_twice(p)
+    return p.made["short training"]
 
 
-def attend_school(p: Patient) -> School:
+def train_twice(p: Patient) -> ShortTraining:
     before, plan = p.learner, Plan(STEPS)
-    pupil = enrol(p, copy.deepcopy(before))
+    member = as_member(p, copy.deepcopy(before))
     root, updates, saved = p.workspace / "checkpoints", [], {}
-    for step in train([pupil], p.batches(), plan):
-        updates.append(step.updates[pupil.name])
+    for step in train([member], p.batches(), plan):
+        updates.append(step.updates[member.name])
         if step.step == SAVED_AT:
-            saved = whole_state(pupil)
-            if resume.save(Checkpoints(root), step.step, [pupil], "0" * 64) is None:
+            saved = whole_state(member)
+            if resume.save(Checkpoints(root), step.step, [member], "0" * 64) is None:
                 raise NotChecked("the disk refused a checkpoint in the temporary folder; make room")
     other = copy.deepcopy(before)
     with torch.no_grad():
         for parameter in other.parameters():
             parameter.mul_(0.5)  # whatever the restore leaves out is not what it should be
     other.load_LE = ramp(other.load_LE)
-    again = enrol(p, other)
+    again = as_member(p, other)
     start = resume.restore(Checkpoints(root), [again])
     loaded, asked = whole_state(again), []  # type: tuple[dict[str, str], list[int]]
     for _ in train([again], Listening(p.batches(), asked), plan, start):
         pass
-    return School(before, pupil.model, updates, saved, loaded, again.model, start, asked)
+    return ShortTraining(before, member.model, updates, saved, loaded, again.model, start, asked)
 
 
-def enrol(p: Patient, model: Transformer) -> Member:
-    return Member(
-        "pupil", model, partial(p.objective, balance=p.balance), p.optimizer(model), constant, STEPS
-    )
+def as_member(p: Patient, model: Transformer) -> Member:
+    return Member("copy", model, partial(p.objective, balance=p.balance), p.optimizer(model), constant, STEPS)
 
 
 def constant(progress: float) -> float:
@@ -319,7 +317,7 @@ def whole_state(member: Member) -> dict[str, str]:
 
 def weights_move(p: Patient) -> Finding:
     """Three steps of the loop turn every matrix, and each expert that read something in the first."""
-    done = school(p)
+    done = short_training(p)
     reading = readers(done.before, p.batches().batch(0))
     first = dict(parts(done.before))
     still, looked = [], 0
@@ -346,7 +344,7 @@ def weights_move(p: Patient) -> Finding:
 def load_follows(p: Patient) -> Finding:
     """After a step the model remembers the load of that step: the balancing term reads it in the next."""
     need_experts(p)
-    done, batch = school(p), p.batches().batch(0)
+    done, batch = short_training(p), p.batches().batch(0)
     counted_LE = torch.stack(
         [r.load_E for r in routings(done.before, batch.tokens_BT, batch.documents_BT)]
     ).cpu()
@@ -364,7 +362,7 @@ def load_follows(p: Patient) -> Finding:
 
 def checkpoint(p: Patient) -> Finding:
     """Every expert, and what the optimizer knows of it, as it was when it was saved."""
-    done = school(p)
+    done = short_training(p)
     names = done.saved.keys() | done.loaded.keys()
     wrong = sorted(name for name in names if done.saved.get(name) != done.loaded.get(name))
     return at_most(
@@ -378,7 +376,7 @@ def checkpoint(p: Patient) -> Finding:
 
 def resumes(p: Patient) -> Finding:
     """Two steps, a restore, one more; against three in one go."""
-    done = school(p)
+    done = short_training(p)
     wrong = done.asked != [SAVED_AT]
     pairs = zip(done.resumed.parameters(), done.after.parameters(), strict=True)
     difference = max(relative(a.detach(), b.detach()) for a, b in pairs)

@@ -83,9 +83,7 @@ class Patient:
     trained: bool = True  # whether any step was made
     initial: Transformer | None = None  # the weights it began with
     control: Transformer | None = None  # of a student: the same model without the teacher
-    pupil: Transformer | None = (
-        None  # what the checks that train work on, where the model itself is too large
-    )
+    proxy: Transformer | None = None  # small, of the same structure: trained where the model is too large
     precision: torch.dtype | None = None  # of the activations in training
     objective: Callable[..., Loss] = next_token  # (model, batch, balance=...)
     balance: float = 0.01
@@ -128,7 +126,7 @@ class Patient:
     @cached_property
     def learner(self) -> Transformer:
         """What trains, in fp32; every check takes its own copy."""
-        return in_fp32(self.pupil or self.model).requires_grad_(True)
+        return in_fp32(self.proxy or self.model).requires_grad_(True)
 
     def batches(self) -> Source:
         """Training text from its beginning: the run's, or rows made of this text."""

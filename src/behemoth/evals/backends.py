@@ -69,6 +69,21 @@ class Backend(Protocol):
     kind: Kind
     batch: int  # how many questions a call likes
 
+    @property
+    def precision(self) -> str:
+        """Of the activations: "fp32", "bf16"; "" where nobody can know. The same weights score differently in each."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """What kind computes: "cpu", "cuda"; "" where nobody can know."""
+        ...
+
+    @property
+    def route(self) -> str:
+        """Which page of a server writes, "completions" or "chat/completions"; "" on this machine."""
+        ...
+
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood | Failed]:
         """Of each (prompt, continuation)."""
         ...
@@ -85,19 +100,21 @@ class Backend(Protocol):
 
 
 def open_backend(
-    spec: str | Path, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    spec: str | Path, precision: str | None = None, device: torch.device | str | None = None
 ) -> Backend:
     """Who answers for `spec` (MAY_BE). InputError says what is wrong with it.
 
-    dtype: precision of weights and activations, as stored when None. device: a GPU where there is one when None.
+    precision: "fp32" or "bf16", of weights and activations alike; as the weights are stored when None. A server has
+    its own. device: a GPU where there is one when None.
     """
     spec = str(spec)
     if spec.startswith(("http://", "https://")):
         from behemoth.evals.endpoint import Endpoint
 
         return Endpoint(spec)
-    from behemoth.evals.local import open_ours, where
+    from behemoth.evals.local import dtype_of, open_ours, where
 
+    dtype = dtype_of(precision)
     device, directory = where(device), Path(spec)
     if spec.startswith(HUB) and not directory.exists():
         from behemoth.evals.hf_backend import download

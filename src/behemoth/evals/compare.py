@@ -4,7 +4,7 @@ Both must have been asked the same: the same suite, the same tasks (by the hash 
 is graded) and the same items. Anything else is refused and named, for a comparison on whatever two evaluations
 happen to share compares nothing. An item that one of them could not score is left out for both, and counted.
 
-All tasks are one family (Holm), so that of twenty tasks with nothing to find none is reported as found, 19
+All tasks are one family (Holm), so that of twenty tasks with nothing to find none is reported as found, about 19
 times of 20. What `compare_evaluations` returns is plain data: it is written as JSON, printed here, and drawn
 by behemoth.report.compare.
 """
@@ -21,6 +21,7 @@ import numpy as np
 
 from behemoth.base.errors import InputError
 from behemoth.base.logs import table
+from behemoth.base.units import counted
 from behemoth.evals.records import Evaluation, TaskResult
 from behemoth.stats.intervals import LEVEL, Interval
 from behemoth.stats.paired import Comparison, Scores, compare_many, score_interval
@@ -34,19 +35,20 @@ Marks = Mapping[str, Mapping[str, str]]  # task -> item -> what was found of it 
 
 
 def compare_evaluations(
-    a: Evaluation, b: Evaluation, marks: Sequence[Marks] = (), *, examples: int = EXAMPLES
+    a: Evaluation, b: Evaluation, marks: Mapping[str, Marks] | None = None, *, examples: int = EXAMPLES
 ) -> dict[str, Any]:
     """Every task that `a` and `b` were asked, compared item by item.
 
-    marks: of each model whose training data was looked at (`contamination.read_verdicts`); with them a task is also
-    compared on the items that are clean for both, and on those that are not for one, each alone. InputError, with
-    every reason, unless both were asked the same items.
+    marks: of "a" and of "b" what `contamination.read_verdicts` found in its training data; nothing where nobody could
+    look. With them a task is also compared on the items that are clean for each that was looked up, and on those
+    that are not for one, each alone. InputError, with every reason, unless both were asked the same items.
 
-    {"a", "b": {"name", "spec", "sha256"}, "suite", "level", "sentence", "remarks": [sentence],
-     "counts": {"better", "worse", "cannot tell"},
+    {"a", "b": {"name", "spec", "sha256", "how"}, "suite", "level", "sentence", "remarks": [sentence],
+     "looked_into": [name], "counts": {"better", "worse", "cannot tell"},
      "tasks": [{"task", "metric", "ask", "sha256", "unit", "chance", "items", "left_out",
                 "a", "b": {"score", "low", "high", "items", "scored", "unscored", "errors"},
-                "difference", "low", "high", "level", "p_value", "verdict", "sentence", "method", "more_items",
+                "difference", "low", "high", "level", "p_value", "verdict", "sentence", "reason", "enough",
+                "method", "more_items",
                 "agreement"?: {"both", "a", "b", "neither"},
                 "contamination"?: {"clean" | "dirty": {"items", "a", "b", "difference", ...}},
                 "differing": {"a", "b", "equal"},
@@ -60,18 +62,25 @@ def compare_evaluations(
     names = names_of(a, b)
     pairs = {name: shared(a.tasks[name].scores(names[0]), b.tasks[name].scores(names[1])) for name in a.tasks}
     found = compare_family(pairs)
-    subsets = compare_subsets(pairs, marks)
+    marks = {side: known for side, known in (marks or {}).items() if known}
+    subsets = compare_subsets(pairs, list(marks.values()))
+    looked_into = [name for side, name in zip("ab", names, strict=True) if side in marks]
     tasks = [
         describe_task(a.tasks[name], b.tasks[name], pair, found.get(name), subsets.get(name), examples)
         for name, pair in pairs.items()
     ]
+    alike = same_weights(a, b)
+    for task in tasks:
+        if alike and not differ(task):
+            task["sentence"] = "nothing to tell apart: the same weights, and no item on which they differ"
     return {
         "a": describe_model(a, names[0]),
         "b": describe_model(b, names[1]),
         "suite": a.suite,
         "level": LEVEL,
-        "sentence": headline(names, tasks),
-        "remarks": remarks(names, tasks),
+        "sentence": headline(names, tasks, alike),
+        "remarks": remarks(names, tasks, looked_into, alike) + asked_otherwise(a, b, names),
+        "looked_into": looked_into,
         "counts": {"better": 0, "worse": 0, "cannot tell": 0} | Counter(task["verdict"] for task in tasks),
         "tasks": tasks,
     }
@@ -126,7 +135,7 @@ def check_same(a: Evaluation, b: Evaluation) -> None:
         problems.append(f"{names[0]} was asked the suite {a.suite}, {names[1]} the suite {b.suite}")
     for name, one, other in ((names[0], a, b), (names[1], b, a)):
         if only := [task for task in one.tasks if task not in other.tasks]:
-            problems.append(f"{count(len(only), 'task')} only of {name}: {some(only)}")
+            problems.append(f"{counted(len(only), 'task')} only of {name}: {some(only)}")
     for task in a.tasks:
         if task in b.tasks and (problem := difference_of(a.tasks[task], b.tasks[task], names)):
             problems.append(f"{task}: {problem}")
@@ -146,11 +155,11 @@ def difference_of(a: TaskResult, b: TaskResult, names: tuple[str, str]) -> str:
     said = []
     for name, task in zip(names, items, strict=True):
         if twice := [item for item, times in Counter(task).items() if times > 1]:
-            said.append(f"{count(len(twice), 'item')} twice in {name}: {some(twice)}")
+            said.append(f"{counted(len(twice), 'item')} twice in {name}: {some(twice)}")
     for name, one, other in ((names[0], items[0], items[1]), (names[1], items[1], items[0])):
         known = set(other)
         if only := [item for item in one if item not in known]:
-            said.append(f"{count(len(only), 'item')} only of {name}: {some(only)}")
+            said.append(f"{counted(len(only), 'item')} only of {name}: {some(only)}")
     if a.sha256 != b.sha256:
         said.append(f"another version of the task ({a.sha256[:12]} and {b.sha256[:12]})")
     if a.metric != b.metric:
@@ -161,10 +170,6 @@ def difference_of(a: TaskResult, b: TaskResult, names: tuple[str, str]) -> str:
 def some(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
     return ", ".join(map(repr, names[:NAMED])) + more
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def names_of(a: Evaluation, b: Evaluation) -> tuple[str, str]:
@@ -259,6 +264,8 @@ def describe_comparison(found: Comparison) -> dict[str, Any]:
         "p_value": found.p_value,
         "verdict": found.verdict,
         "sentence": found.sentence,
+        "reason": found.reason,
+        "enough": found.enough,
         "method": found.method,
         "more_items": found.more_items,
     }
@@ -267,12 +274,13 @@ def describe_comparison(found: Comparison) -> dict[str, Any]:
 def too_few(items: int, asked: int) -> dict[str, Any]:
     """What is said of a task that hardly any item could be scored of."""
     numbers = dict.fromkeys(("difference", "low", "high", "level", "p_value", "more_items"))
-    sentence = f"cannot tell: {count(items, 'item')} of {asked:,} could be scored for both"
-    return {**numbers, "verdict": "cannot tell", "sentence": sentence, "method": ""}
+    sentence = f"cannot tell: {counted(items, 'item')} of {asked:,} could be scored for both"
+    few = {"verdict": "cannot tell", "enough": False, "reason": "too few items", "method": ""}
+    return {**numbers, **few, "sentence": sentence}
 
 
 def describe_model(evaluation: Evaluation, name: str) -> dict[str, Any]:
-    return {"name": name, "spec": evaluation.spec, "sha256": evaluation.sha256}
+    return {"name": name, "spec": evaluation.spec, "sha256": evaluation.sha256, "how": evaluation.how}
 
 
 def is_right_or_wrong(pair: tuple[Scores, Scores]) -> bool:
@@ -359,7 +367,7 @@ def example(
 ) -> dict[str, Any]:
     sides = {
         side: {
-            **{key: clip(record.get(key)) for key in ("output", "read", "why", "error")},
+            **{key: ends_of(record.get(key)) for key in ("output", "read", "why", "error")},
             "score": value,
             "logprob": record["metrics"].get("logprob"),
             "truncated": bool(record.get("truncated")),
@@ -369,14 +377,14 @@ def example(
     return {
         "item": a["item"],
         "better": better,
-        "prompt": clip(a["prompt"]),
-        "reference": clip(a["answer"]),
+        "prompt": ends_of(a["prompt"]),
+        "reference": ends_of(a["answer"]),
         "gap": gap,
         **sides,
     }
 
 
-def clip(value: object) -> str:
+def ends_of(value: object) -> str:
     """A text as the file keeps it: whole, or its two ends with what was left out between said."""
     said = "" if value is None else str(value)
     if len(said) <= WHOLE:
@@ -388,9 +396,11 @@ def clip(value: object) -> str:
 # ------------------------------------------------------------------------------------------------ in plain words
 
 
-def headline(names: tuple[str, str], tasks: Sequence[Mapping[str, Any]]) -> str:
-    """The strongest statement that the verdicts allow, in one sentence."""
+def headline(names: tuple[str, str], tasks: Sequence[Mapping[str, Any]], alike: str = "") -> str:
+    """The strongest statement that the verdicts allow, in one sentence. alike: the hash of both, where it is one."""
     a, b = names
+    if alike and not any(map(differ, tasks)):
+        return f"{a} and {b} are the same weights ({alike[:12]}) and answer alike: there is nothing to tell apart."
     if len(tasks) == 1:
         return whole(tasks[0]["sentence"])
     better, worse, open_ = (
@@ -410,35 +420,70 @@ def headline(names: tuple[str, str], tasks: Sequence[Mapping[str, Any]]) -> str:
     return f"{a} is {word} than {b} on {len(found)} of {total} tasks; on {rest} it cannot be told."
 
 
-def remarks(names: tuple[str, str], tasks: Sequence[Mapping[str, Any]]) -> list[str]:
+def remarks(
+    names: tuple[str, str], tasks: Sequence[Mapping[str, Any]], looked_into: Sequence[str], alike: str = ""
+) -> list[str]:
     """What may be concluded, and what must be known before anything is."""
-    verdicts = {task["verdict"] for task in tasks}
-    said = []
-    if verdicts == {"cannot tell"}:
+    verdicts, said = {task["verdict"] for task in tasks}, []
+    nothing = bool(alike) and not any(map(differ, tasks))  # to tell apart, which the headline says
+    if alike and not nothing:
+        said.append(f"Both are the same weights ({alike[:12]}): what differs comes from how they were run.")
+    if verdicts == {"cannot tell"} and not alike:
         said.append("That is not evidence that they are equal: the intervals say how much may hide.")
     elif {"better", "worse"} <= verdicts:
         said.append(
             f"Neither is better overall: whether to prefer {names[0]} or {names[1]} depends on the task."
         )
-    elif len(tasks) > 1:
-        said.append("All tasks were judged together: a wrong verdict among them has a chance of at most 5%.")
-    if weaker := [task["task"] for task in tasks if needs_dirty_items(task)]:
-        said.append(f"On items that were not in the training data alone, no verdict on {', '.join(weaker)}.")
+    if len(tasks) > 1 and not nothing:
+        said.append(
+            "All tasks were judged together: the chance of a wrong verdict among them is about 5%, over the verdicts "
+            "on whole tasks."
+        )
+    said += [clean_alone(task) for task in tasks if needs_dirty_items(task)]
+    if len(looked_into) == 1:
+        (known,) = looked_into
+        unknown = names[1 - names.index(known)]
+        said.append(
+            f"Items were looked up in the training data of {known} only: what {unknown} was trained on is not known "
+            "here."
+        )
     if left_out := sum(task["left_out"] for task in tasks):
         are = "is" if left_out == 1 else "are"
         said.append(
-            f"{count(left_out, 'item')} could not be scored for one of the two and {are} left out for both."
+            f"{counted(left_out, 'item')} could not be scored for one of the two and {are} left out for both."
         )
     for side, name in zip("ab", names, strict=True):
         if errors := sum(task[side]["errors"] for task in tasks if task["ask"] != "text"):
-            said.append(f"{count(errors, 'item')} of {name} ended in an error and counted as wrong.")
+            said.append(f"{counted(errors, 'item')} of {name} ended in an error and counted as wrong.")
     return said
+
+
+def asked_otherwise(a: Evaluation, b: Evaluation, names: tuple[str, str]) -> list[str]:
+    """Rounding differs between precisions and devices, and a server words its prompts: few answers move, but some."""
+    if a.how == b.how:
+        return []
+    return [f"{names[0]} was asked {a.how}, {names[1]} {b.how}: a small difference may come from that alone."]
 
 
 def needs_dirty_items(task: Mapping[str, Any]) -> bool:
     """Whether there is a verdict on all items that the clean ones do not bear out."""
     clean = task.get("contamination", {}).get("clean")
     return clean is not None and task["verdict"] not in ("cannot tell", clean.get("verdict"))
+
+
+def clean_alone(task: Mapping[str, Any]) -> str:
+    clean = task["contamination"]["clean"]
+    few = "are too few to say" if not clean.get("enough") else "do not bear it out"
+    return f"{task['task']}: the verdict rests on all items; the clean ones alone {few}."
+
+
+def same_weights(a: Evaluation, b: Evaluation) -> str:
+    """The hash of both, where it is known and one."""
+    return a.sha256 if a.sha256 == b.sha256 else ""
+
+
+def differ(task: Mapping[str, Any]) -> bool:
+    return bool(task["differing"]["a"] or task["differing"]["b"])
 
 
 def whole(sentence: str) -> str:

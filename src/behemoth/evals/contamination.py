@@ -2,7 +2,8 @@
 
 The text of an item is its prompt and its right answer. It is looked up in the index of every stage of training
 (`data/overlap.py`, which says what each verdict means), and the score is told for all items and for each verdict,
-with its interval: never the filtered one alone, and "cannot tell" where a group is too small to say anything.
+with its interval: never the filtered one alone, and "cannot tell" without an interval where a group is too small to
+say anything.
 
 What a task asks every time is no evidence against one item. 8-grams that at least three items share, and one in
 a hundred, are left out of the look-up: instructions, worked examples, "which of the following statements". Items
@@ -29,7 +30,7 @@ from behemoth.base.files import read_jsonl, write_atomic
 from behemoth.base.logs import progress, table
 from behemoth.data.overlap import Overlap, Verdict, kept_grams
 from behemoth.evals.records import Evaluation, Record, TaskResult, read_evaluation, write_summary
-from behemoth.stats.paired import MIN_CLUSTERS, MIN_ITEMS
+from behemoth.stats.paired import too_few
 
 FILE = "contamination.jsonl"
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
@@ -107,22 +108,16 @@ def by_verdict(task: TaskResult, rows: Sequence[Record], stages: Sequence[str]) 
 
 
 def _part(task: TaskResult) -> dict[str, Any]:
-    scores, interval = task.scores(""), task.interval
-    items, clusters = len(scores.items), len(set(scores.clusters or scores.items))
-    summary = task.summary
-    note = ""
-    if clusters < MIN_CLUSTERS:
-        kind = "passages" if scores.clusters else "items"
-        note = f"cannot tell: {clusters} {kind} where {MIN_CLUSTERS} are the least"
-    elif task.ask != "text" and items < MIN_ITEMS:
-        note = f"cannot tell: {items} items where {MIN_ITEMS} are the least"
+    scores = task.scores("")
+    few = too_few(scores)
+    interval = None if few else task.interval
     return {
         "items": len(task.records),
-        "scored": items,
-        "score": summary["score"],
+        "scored": len(scores.items),
+        "score": task.summary["score"],
         "low": interval.low if interval else None,
         "high": interval.high if interval else None,
-        "note": note,
+        "note": f"cannot tell: {few}" if few else "",
     }
 
 

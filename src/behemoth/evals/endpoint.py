@@ -2,7 +2,8 @@
 
 `POST /completions` writes; and where the server echoes a prompt with its log-probabilities (vLLM does, OpenAI's
 own no longer) it also says how likely a text is. A server without /completions is asked through
-/chat/completions, which can only write, and puts a template around the prompt.
+/chat/completions, which can only write, and puts a template around the prompt; which of the two it is, is found out
+before the first question, so that one evaluation never mixes them.
 
 A server may be slow, drop the line, or answer with anything at all. Where it is busy (429) or broken (5xx), or the
 line drops, it is asked again after a growing pause; what fails in the end is a `Failed` that says what was seen.
@@ -37,6 +38,7 @@ LARGEST_BODY = 64 * 2**20  # bytes of an answer; a long prompt with its log-prob
 MOST_STOPS = 4  # stop strings that every server takes; the others are looked for in what comes back
 SHOWN = 200  # characters of an answer in a message
 PROBE = ("The sky is", " blue")
+COMPLETIONS, CHAT = "completions", "chat/completions"
 ABSENT = (404, 405, 501)
 BUSY = (429, 500, 502, 503, 504)
 CUT_SHORT = (
@@ -68,7 +70,7 @@ class Endpoint:
     """
 
     kind: Kind = "endpoint"
-    sha256 = ""
+    sha256 = precision = device = ""
 
     def __init__(self, spec: str, *, timeout: float = 120.0, concurrency: int = 8, pause: float = 0.5):
         self.url, model = address(spec)
@@ -77,7 +79,7 @@ class Endpoint:
         self._key = key()
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
         self._http = httpx.Client(headers=headers, timeout=timeout, follow_redirects=False)
-        self._has_completions, self._echo_was_seen = True, False
+        self._route, self._echo_was_seen = "", False
         self._lock = threading.Lock()
         self.name = self._find(model)
 
@@ -86,7 +88,8 @@ class Endpoint:
     def generate(
         self, prompts: Sequence[str], max_tokens: int, stop: Sequence[str]
     ) -> list[Generated | Failed]:
-        return self._each(prompts, lambda prompt: self._write(prompt, max_tokens, stop))
+        route = self.route
+        return self._each(prompts, lambda prompt: self._write(route, prompt, max_tokens, stop))
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood | Failed]:
         self._need_echo()
@@ -113,25 +116,27 @@ class Endpoint:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _write(self, prompt: str, max_tokens: int, stop: Sequence[str]) -> Generated:
-        asked: Json = {"max_tokens": max_tokens, "temperature": 0}
+    def _write(self, route: str, prompt: str, max_tokens: int, stop: Sequence[str]) -> Generated:
+        how: Json = {"max_tokens": max_tokens, "temperature": 0}
         if stop:
-            asked["stop"] = list(stop[:MOST_STOPS])
-        if self._has_completions:
-            try:
-                return written(*self._post("completions", {"prompt": prompt} | asked), stop)
-            except Unanswered as problem:
-                if problem.status not in ABSENT:
-                    raise
-                self._go_without_completions()
+            how["stop"] = list(stop[:MOST_STOPS])
         messages = [{"role": "user", "content": prompt}]
-        return written(*self._post("chat/completions", {"messages": messages} | asked), stop)
+        asked: Json = {"messages": messages} if route == CHAT else {"prompt": prompt}
+        return written(*self._post(route, asked | how), stop)
 
-    def _go_without_completions(self) -> None:
+    @property
+    def route(self) -> str:
+        """Which page writes. Looked up once; a server that is too busy to tell is taken to have /completions."""
         with self._lock:
-            if self._has_completions:
-                say(f"{self.url} has no /completions: asking /chat/completions, in the server's template")
-            self._has_completions = False
+            if not self._route:
+                self._route = COMPLETIONS
+                try:
+                    self._post(COMPLETIONS, {"prompt": PROBE[0], "max_tokens": 1, "temperature": 0})
+                except Unanswered as problem:
+                    if problem.status in ABSENT:
+                        self._route = CHAT
+                        say(f"{self.url} has no /{COMPLETIONS}: asking /{CHAT}, in the server's template")
+            return self._route
 
     def _likelihood(self, prompt: str, continuation: str) -> Likelihood:
         bare = prompt.rstrip()  # the spaces at its end belong to the token that follows
@@ -153,7 +158,7 @@ class Endpoint:
     def _echo(self, text: str) -> Echo:
         # one token is written, and dropped: not every server takes max_tokens = 0
         asked = {"prompt": text, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
-        return echoed(*self._post("completions", asked), text)
+        return echoed(*self._post(COMPLETIONS, asked), text)
 
     def _need_echo(self) -> None:
         """Look once whether the server tells how likely a prompt is; InputError where it does not."""

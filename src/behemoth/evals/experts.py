@@ -27,7 +27,7 @@ from behemoth.base.logs import progress
 from behemoth.evals.perplexity import cut, score_documents
 from behemoth.inference.engine import batches, pad
 from behemoth.model.transformer import MoE, Transformer
-from behemoth.stats.paired import compare, text_scores
+from behemoth.stats.paired import Comparison, compare_many, text_scores
 
 if TYPE_CHECKING:
     from behemoth.data.corpus import HeldOut
@@ -85,8 +85,11 @@ def losses_without(
 ) -> list[dict[str, Any]]:
     """What removing each expert adds to the held-out bits per byte, all text and source by source.
 
-    One entry per layer and expert (of every layer, where that is not too many): {"layer", "expert", "sources": {name:
-    {"added", "low", "high"}}}; the name "all" stands for every document. Intervals are paired by document.
+    documents: what is scored, once for every expert; `perplexity.stretches` takes it from inside many of them. One
+    entry per layer and expert (of every layer, where that is not too many): {"layer", "expert", "sources": {name:
+    {"added", "low", "high", "level", "verdict", "documents", "tokens"}}}; the name "all" stands for every document.
+    Intervals are paired by document, and all the experts of a model are one family (Holm) in each source. The verdict
+    is of the model with the expert: "better" where the expert is worth something.
     """
     base = score_documents(model, documents, context, batch_tokens)
     names = list(dict.fromkeys(document.source for document in documents))
@@ -95,32 +98,45 @@ def losses_without(
     }
     if len(names) == 1:
         del groups[names[0]]
-    found = []
     layers, E = model.config.sparse_layers, model.config.num_experts
     chosen = layers[:: -(-len(layers) * E // MOST_REMOVED)]  # of a model with very many, layers evenly spaced
     pairs = [(layer, expert) for layer in chosen for expert in range(E)]
+    scored = []
     with progress("removing each expert in turn", total=len(pairs)) as advance:
         for layer, expert in pairs:
             with removed(model, layer, expert):
-                without = score_documents(model, documents, context, batch_tokens)
-            sources = {name: added(base, without, documents, rows) for name, rows in groups.items()}
-            found.append({"layer": layer, "expert": expert, "sources": sources})
+                scored.append(score_documents(model, documents, context, batch_tokens))
             advance(1)
-    return found
+    worth = {name: added(base, scored, documents, rows) for name, rows in groups.items()}
+    return [
+        {"layer": layer, "expert": expert, "sources": {name: found[i] for name, found in worth.items()}}
+        for i, (layer, expert) in enumerate(pairs)
+    ]
 
 
 def added(
-    base: np.ndarray, without: np.ndarray, documents: Sequence[HeldOut], rows: list[int]
-) -> dict[str, float | None]:
-    """Bits per byte of the documents `rows` (documents,) without an expert, less those with it, and its interval."""
+    base: np.ndarray, scored: Sequence[np.ndarray], documents: Sequence[HeldOut], rows: list[int]
+) -> list[dict[str, Any]]:
+    """Bits per byte of the documents `rows` without each expert, less those with it; the experts are one family.
+
+    base: nats with every expert, (documents,); scored: the same without each in turn.
+    """
     ids, num_bytes = [documents[i].id for i in rows], np.array([documents[i].num_bytes for i in rows])
+    what = {"documents": len(rows), "tokens": sum(len(documents[i].tokens) - 1 for i in rows)}
     if len(rows) < 2:
-        only = float((without[rows] - base[rows]).sum() / np.log(2) / num_bytes.sum())
-        return {"added": only, "low": None, "high": None}
-    difference = compare(
-        text_scores("with", ids, base[rows], num_bytes), text_scores("without", ids, without[rows], num_bytes)
-    ).difference
-    return {"added": difference.estimate, "low": difference.low, "high": difference.high}
+        nothing = {"low": None, "high": None, "level": None, "verdict": "cannot tell", **what}
+        differences = (
+            float((without[rows] - base[rows]).sum() / np.log(2) / num_bytes.sum()) for without in scored
+        )
+        return [{"added": difference, **nothing} for difference in differences]
+    with_it = text_scores("with", ids, base[rows], num_bytes)
+    family = compare_many([(with_it, text_scores("without", ids, nats[rows], num_bytes)) for nats in scored])
+    return [{"added": one.difference.estimate, **told(one), **what} for one in family]
+
+
+def told(found: Comparison) -> dict[str, Any]:
+    of = found.difference
+    return {"low": of.low, "high": of.high, "level": of.level, "verdict": found.verdict}
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from behemoth.base.errors import InputError
 from behemoth.base.files import sha256
-from behemoth.evals.local import Local, Row, Written
+from behemoth.evals.local import Local, Row, Written, precision_of
 from behemoth.inference.engine import batches
 from behemoth.inference.sampling import token_logprobs
 from behemoth.model.weights import weight_files
@@ -85,6 +85,7 @@ class Theirs:
 
     def __init__(self, model: Any, tokenizer: Any, bos: bool | None = None):
         self.model, self.tokenizer = model, tokenizer
+        self.precision, self.device = precision_of(model.dtype), model.device.type
         self.context = longest(model.config.get_text_config(), tokenizer)
         self.vocab_size = model.get_output_embeddings().weight.shape[0]
         self.ends = ends(model.generation_config.eos_token_id, tokenizer.eos_token_id)

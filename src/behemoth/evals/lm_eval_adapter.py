@@ -44,7 +44,7 @@ def run_lm_eval(
         from lm_eval.tasks._yaml_loader import load_yaml
     except ImportError as error:
         raise InputError(
-            f"lm-evaluation-harness is not here ({error}); install the extra: pip install 'behemoth[lm-eval]'"
+            f"lm-evaluation-harness is not here ({error}); install the extra: pip install 'behemoth-lab[lm-eval]'"
         ) from None
     named = any(isinstance(task, str) and not task.endswith(YAML) for task in tasks)
     manager = TaskManager(include_defaults=named)  # to read what the harness knows by name takes ten seconds

@@ -25,6 +25,7 @@ from behemoth.text.tokenizer import Tokenizer
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Row(NamedTuple):
@@ -50,6 +51,8 @@ class Reader(Protocol):
     context: int
     opening: list[int]  # what every text begins with
     first: list[int]  # the same, but never nothing: what an empty prompt is
+    precision: str  # of the activations
+    device: str  # its kind
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -65,8 +68,11 @@ class Reader(Protocol):
 class Local:
     """A `Backend` from a reader."""
 
+    route = ""
+
     def __init__(self, reader: Reader, name: str, sha256: str, kind: Kind, batch: int = 256):
         self.reader, self.name, self.sha256, self.kind, self.batch = reader, name, sha256, kind, batch
+        self.precision, self.device = reader.precision, reader.device
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood | Failed]:
         def ask(rows: Sequence[Row]) -> list[Likelihood | Failed]:
@@ -85,10 +91,7 @@ class Local:
         stop = [string for string in stop if string]
 
         def ask(rows: Sequence[Row]) -> list[Generated | Failed]:
-            try:
-                written = self.reader.write(rows, stop)
-            except InputError as error:  # nan in the weights
-                return [Failed(str(error))] * len(rows)
+            written = self.reader.write(rows, stop)
             return [generated(row, text, stop) for row, text in zip(rows, written, strict=True)]
 
         return among(attempt(lambda prompt: self.prompt(prompt, max_tokens), prompts), ask)
@@ -146,8 +149,21 @@ def among(
     questions: Sequence[Question | Failed], ask: Callable[[Sequence[Question]], list[Answer | Failed]]
 ) -> list[Answer | Failed]:
     """Ask those that have not failed; every answer in its question's place."""
-    answers = iter(ask([question for question in questions if not isinstance(question, Failed)]))
+    answers = iter(halving([question for question in questions if not isinstance(question, Failed)], ask))
     return [question if isinstance(question, Failed) else next(answers) for question in questions]
+
+
+def halving(
+    questions: Sequence[Question], ask: Callable[[Sequence[Question]], list[Answer | Failed]]
+) -> list[Answer | Failed]:
+    """Ask them together; where that is refused (one answer is nan), in halves, so that only the culprits fail."""
+    try:
+        return ask(questions)
+    except InputError as error:
+        if len(questions) < 2:
+            return [Failed(str(error)) for _ in questions]
+    middle = len(questions) // 2
+    return halving(questions[:middle], ask) + halving(questions[middle:], ask)
 
 
 def generated(row: Row, written: Written, stop: Sequence[str]) -> Generated:
@@ -157,6 +173,18 @@ def generated(row: Row, written: Written, stop: Sequence[str]) -> Generated:
         text = text.split(string)[0]
     finish = written.finish if text == written.text else "stop"
     return Generated(text, written.tokens, finish, row.truncated)
+
+
+def dtype_of(precision: str | None) -> torch.dtype | None:
+    """InputError: there is no such precision. None: as stored."""
+    if precision is not None and precision not in PRECISIONS:
+        raise InputError(f"precision = {precision!r}; it is one of {', '.join(PRECISIONS)}")
+    return PRECISIONS[precision] if precision else None
+
+
+def precision_of(dtype: torch.dtype) -> str:
+    names = {dtype: name for name, dtype in PRECISIONS.items()}
+    return names.get(dtype, str(dtype).removeprefix("torch."))
 
 
 def where(device: torch.device | str | None) -> torch.device:
@@ -175,6 +203,8 @@ class Ours:
         self.tokenizer, self.encode = tokenizer, tokenizer.encode
         self.context = self.engine.context
         self.opening = self.first = [tokenizer.bos_id]
+        self.precision = precision_of(engine.model.compute_dtype)
+        self.device = engine.model.embed_tokens.weight.device.type
 
     def score(self, rows: Sequence[Row]) -> list[tuple[float, bool]]:
         scored = score(self.engine, [(row.prompt, row.continuation) for row in rows])

@@ -65,6 +65,26 @@ def fixed_subset(
     return chosen
 
 
+def stretches(
+    documents: Sequence[HeldOut], byte_lengths: np.ndarray, length: int, most: int, seed: int = 0
+) -> list[HeldOut]:
+    """A stretch of `length` predicted tokens from a place inside each of up to `most` documents; seeded, so fixed.
+
+    Many short stretches tell more than a few long ones, and from anywhere: files begin alike, with headers and imports.
+    A shorter document is taken whole; a stretch that stands for no bytes is left out.
+    """
+    generator = np.random.default_rng(seed)
+    found = []
+    for i in generator.permutation(len(documents)):
+        start = int(generator.integers(max(len(documents[i].tokens) - length, 1)))
+        tokens = documents[i].tokens[start : start + length + 1]
+        if num_bytes := int(byte_lengths[tokens[1:]].sum()):
+            found.append(dataclasses.replace(documents[i], tokens=tokens, num_bytes=num_bytes))
+        if len(found) == most:
+            break
+    return found
+
+
 def beginnings(documents: Sequence[HeldOut], byte_lengths: np.ndarray, max_tokens: int) -> list[HeldOut]:
     """Each document's first `max_tokens` tokens, so that no long one decides the result alone.
 

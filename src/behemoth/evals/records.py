@@ -13,6 +13,7 @@ No torch here: pages and comparisons read these files.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -25,13 +26,15 @@ import numpy as np
 
 from behemoth.base.errors import DamagedError, InputError
 from behemoth.base.files import read_json, read_jsonl, write_atomic, write_json
+from behemoth.base.files import sha256 as sha256_of
 from behemoth.base.logs import table
 from behemoth.evals.results import file_name
 from behemoth.stats.intervals import Interval
-from behemoth.stats.paired import Scores, score_interval, text_scores
+from behemoth.stats.paired import Scores, score_interval, text_scores, too_few
 from behemoth.stats.power import smallest_effect
 
 EVALUATION = "evaluation.json"
+OF_MODEL = ("name", "spec", "kind", "sha256", "precision", "device", "route")  # what is kept of a model
 CLIPPED = 200  # characters of an error in a table's notes
 NORMAL = 1.96  # standard errors on each side of a 95% interval
 CORRELATION = 0.5  # of two models' answers, about
@@ -80,12 +83,22 @@ class TaskResult:
     def detectable(self) -> float | None:
         """The smallest true difference to another model that a comparison on these items finds 8 times of 10, where the
         two models' answers correlate by a half, as is usual (Miller 2024, arXiv 2411.00640, section 5). Of texts None:
-        there models agree much more, and it is the two of them that decide."""
-        count = len(self.scores("").items)
-        if self.ask == "text" or self.interval is None or not self.interval.low < self.interval.high:
+        there models agree much more, and it is the two of them that decide; nor where the items are too few for any
+        verdict. It is of a comparison on this task alone: one of several tasks that are judged together finds less."""
+        scores = self.scores("")
+        count = len(scores.items)
+        if self.ask == "text" or too_few(scores) or self.interval is None:
+            return None
+        if not self.interval.low < self.interval.high:  # marks that are all alike
             return None
         sd = (self.interval.high - self.interval.low) / 2 / NORMAL * math.sqrt(count)
         return smallest_effect(count, sd=sd * math.sqrt(2 * (1 - CORRELATION)))
+
+    @property
+    def lines(self) -> bytes:
+        """What TASK.jsonl holds."""
+        lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in self.records)
+        return "".join(lines).encode(errors="replace")
 
     @cached_property
     def summary(self) -> dict[str, Any]:
@@ -124,7 +137,11 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One model's finished tasks. sha256 is of the weights, "" where nobody can know (an endpoint)."""
+    """One model's finished tasks. sha256 is of the weights, "" where nobody can know (an endpoint).
+
+    precision, device, route: how it was asked, as its backend says. finished: when the last of it was asked (UTC),
+    and version, by which version of this package; "" until then.
+    """
 
     name: str
     sha256: str
@@ -132,13 +149,30 @@ class Evaluation:
     suite: str
     tasks: dict[str, TaskResult]
     kind: str = ""
+    precision: str = ""
+    device: str = ""
+    route: str = ""
+    version: str = ""
+    finished: str = ""
+
+    @property
+    def how(self) -> str:
+        """What the same weights may answer differently in: "in bf16 on cpu", "through /chat/completions"."""
+        if self.route:
+            return f"through /{self.route}"
+        return f"in {self.precision or 'unknown precision'} on {self.device or 'an unknown device'}"
 
     def as_dict(self) -> dict[str, Any]:
         """What evaluation.json holds, and what `--json` prints."""
         return {
-            "model": {"name": self.name, "spec": self.spec, "kind": self.kind, "sha256": self.sha256},
+            "model": {key: getattr(self, key) for key in OF_MODEL},
             "suite": self.suite,
-            "tasks": {name: task.summary for name, task in self.tasks.items()},
+            "version": self.version,
+            "finished": self.finished,
+            "tasks": {
+                name: task.summary | {"records_sha256": hashlib.sha256(task.lines).hexdigest()}
+                for name, task in self.tasks.items()
+            },
         }
 
 
@@ -157,8 +191,7 @@ def write_evaluation(directory: Path, evaluation: Evaluation) -> None:
 
 
 def write_records(directory: Path, task: TaskResult) -> None:
-    lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in task.records)
-    write_atomic(records_path(directory, task.name), "".join(lines).encode(errors="replace"))
+    write_atomic(records_path(directory, task.name), task.lines)
 
 
 def write_summary(directory: Path, evaluation: Evaluation) -> None:
@@ -168,7 +201,8 @@ def write_summary(directory: Path, evaluation: Evaluation) -> None:
 def read_evaluation(directory: Path) -> Evaluation:
     """Read an evaluation back. InputError: there is none; DamagedError: a file is not what was written."""
     found, entries = read_summary(directory)
-    return replace(found, tasks={name: read_task(directory, name, entry) for name, entry in entries.items()})
+    tasks = {name: read_task(directory, name, entry, found.sha256) for name, entry in entries.items()}
+    return replace(found, tasks=tasks)
 
 
 def read_summary(directory: Path) -> tuple[Evaluation, dict[str, dict[str, Any]]]:
@@ -179,20 +213,25 @@ def read_summary(directory: Path) -> tuple[Evaluation, dict[str, dict[str, Any]]
     record = read_json(path)
     try:
         model, entries = record["model"], dict(record["tasks"])
-        name, sha256, spec, kind = (str(model[key]) for key in ("name", "sha256", "spec", "kind"))
-        return Evaluation(name, sha256, spec, str(record["suite"]), {}, kind), entries
+        facts = {key: str(model[key]) for key in OF_MODEL}
+        facts |= {key: str(record[key]) for key in ("suite", "version", "finished")}
+        return Evaluation(tasks={}, **facts), entries
     except (KeyError, TypeError, ValueError) as error:
         raise DamagedError(path, f"not the summary of an evaluation ({error!r})") from None
 
 
-def read_task(directory: Path, name: str, entry: dict[str, Any]) -> TaskResult:
-    """The records of one task, which must be as many as its entry in evaluation.json says."""
+def read_task(directory: Path, name: str, entry: dict[str, Any], model: str) -> TaskResult:
+    """The records of one task: the very ones that its entry in evaluation.json is of, and of this model's hash."""
     path = records_path(directory, name)
     records = list(read_jsonl(path))
     try:
         metric, ask, sha256, items = entry["metric"], entry["ask"], entry["sha256"], entry["items"]
         if len(records) != items:
             raise DamagedError(path, f"holds {len(records):,} of {items:,} items; run the evaluation again")
+        if sha256_of(path) != entry["records_sha256"]:
+            raise DamagedError(path, "altered after it was written (SHA-256); run the evaluation again")
+        if any(record["model"] != model for record in records):
+            raise DamagedError(path, "holds answers of another model; run the evaluation again")
         rest = {key: entry[key] for key in ("chance", "source", "licence", "contamination") if key in entry}
         result = TaskResult(name, metric, ask, sha256, records, **rest)
         result.scores("")  # every record has what a score is made of
@@ -245,7 +284,10 @@ def show(evaluations: Sequence[Evaluation]) -> None:
     ]
     texts = any(task.ask == "text" for _, _, task in shown)
     table(f"{suites} (percent{'; of texts bits per byte, lower is better' if texts else ''})", head, rows)
-    print("detects: the smallest true difference to another model that these items find 8 times of 10")
+    print(
+        "detects: the smallest true difference to another model that these items find 8 times of 10, in a comparison "
+        "on this task alone"
+    )
     for note in [note for _, evaluation, task in shown for note in notes(evaluation.name, task)]:
         print(note)
 
@@ -261,6 +303,8 @@ def notes(model: str, task: TaskResult) -> list[str]:
     entry, said = task.summary, []
     undecided = [record for record in task.records if record["score"] is None and not record["error"]]
     failed = [record for record in task.records if record["error"]]
+    if few := too_few(task.scores("")):
+        said.append(f"{task.name}, {model}: too few to compare, whatever the interval ({few})")
     if undecided:
         bounds = f"{told(entry['worst'], task)} if they were wrong, {told(entry['best'], task)} if right"
         why = clip(undecided[0]["why"])

@@ -18,12 +18,13 @@ import numpy as np
 from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, read_jsonl, write_atomic, write_json
 from behemoth.base.logs import table
-from behemoth.stats.paired import Comparison, Scores, compare, score_interval, text_scores
+from behemoth.stats.paired import Comparison, Scores, compare_many, score_interval, text_scores
 
 if TYPE_CHECKING:
     from behemoth.data.corpus import HeldOut
 
 EXAMINED_TOKENS = 4096  # of one held-out document: a single long one must not decide the result
+FAMILY = "these pairs are read together (Holm): each interval has the level at which its pair was tested"
 NOTE = f"scored on the first {EXAMINED_TOKENS:,} tokens of each held-out document"
 
 
@@ -99,6 +100,7 @@ def write_results(
 ) -> dict[str, Any]:
     """Write `directory`/results.json and return it: rows, best first, and a comparison per pair of names.
 
+    The pairs are read together, so they are one family (Holm), and each sentence names the level of its interval.
     Every entry is scored on documents cut to EXAMINED_TOKENS, which `note` says.
     """
     found = {entry.scores.name: entry.scores for entry in entries}
@@ -114,10 +116,11 @@ def write_results(
         }
         for line in lines
     ]
-    comparisons = [as_record(compare(found[a], found[b])) for a, b in pairs]
+    comparisons = [as_record(one) for one in compare_many([(found[a], found[b]) for a, b in pairs])]
     results = {
         "unit": "bits per byte",
         "note": NOTE,
+        "family": FAMILY if len(comparisons) > 1 else "",
         "models": sorted(rows, key=lambda row: row["bits_per_byte"]),
         "comparisons": comparisons,
     }
@@ -162,7 +165,8 @@ def show(found: dict[str, Any]) -> None:
         [row["name"], f"{row['bits_per_byte']:.3f}", interval_of(row), row["note"]] for row in found["models"]
     ]
     table("held-out bits per byte (lower is better)", ["model", "bits per byte", "95% interval", ""], rows)
-    print("\n".join([found["note"], *(comparison["sentence"] for comparison in found["comparisons"])]))
+    sentences = [comparison["sentence"] for comparison in found["comparisons"]]
+    print("\n".join([found["note"], *sentences, *filter(None, [found["family"]])]))
 
 
 def interval_of(row: dict[str, Any]) -> str:

@@ -5,9 +5,9 @@ evaluation that was interrupted has the same batches when it goes on, and ends a
 bit. Each finished batch is one line of TASK.jsonl.working, on the disk before the next batch begins. When the last
 one is there, TASK.jsonl is written in the order of the task, then evaluation.json, and the working file goes.
 
-Work is gone on with, and a finished task is believed, only where task, model and batches are the ones of now. What
-does not fit is kept under another name, and said. The same command again asks nothing but the items that ended in
-an error.
+Work is gone on with, and a finished task is believed, only where task, model, batches and the precision of the
+numbers are the ones of now, and the records those that were written. What does not fit is kept under another name,
+and said. The same command again asks nothing but the items that ended in an error.
 
 Left out: several processes on one evaluation. A second one is refused.
 """
@@ -23,6 +23,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,12 +69,16 @@ def evaluate(backend: Backend, spec: str, suite: Suite, out: Path, *, name: str 
     check_suite(suite)
     directory = out / file_name(name or backend.name)
     fresh = Evaluation(backend.name, backend.sha256, spec, suite.name, {}, backend.kind)
+    fresh = replace(fresh, precision=backend.precision, device=backend.device, route=backend.route)
     make_room(directory, fresh)
     with the_only_one(directory):
-        trusted, others = what_is_there(directory, suite)
-        known = replace(fresh, tasks=others | trusted)
-        write_summary(directory, known)
+        before, entries = read_summary(directory) if (directory / EVALUATION).exists() else (fresh, {})
+        trusted, others = what_is_there(directory, suite, entries, fresh.sha256)
         works = [take_up(directory, task, backend, trusted.get(task.name)) for task in suite.tasks]
+        known = replace(fresh, tasks=others | trusted)
+        if all(work.records is None for work in works):  # nothing is asked: it was finished then
+            known = replace(known, version=before.version, finished=before.finished)
+        write_summary(directory, known)
         left = sum(effort(work.task, batch) for work in works for batch in work.batches)
         with progress(f"evaluating {backend.name}", left) as advance:
             for work in works:
@@ -80,28 +86,37 @@ def evaluate(backend: Backend, spec: str, suite: Suite, out: Path, *, name: str 
                     known.tasks[work.task.name] = finish(directory, backend, spec, work, advance)
                     write_summary(directory, known)
                     work.path.unlink()
+        if not known.finished:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            known = replace(known, version=version("behemoth-lab"), finished=now)
         asked = {task.name: known.tasks[task.name] for task in suite.tasks}
         write_summary(directory, replace(known, tasks=others | asked))
     return replace(known, tasks=asked)
 
 
-def quick(backend: Backend, suite: Suite) -> dict[str, Interval]:
+def quick(backend: Backend, suite: Suite) -> list[tuple[Task, Interval]]:
     """The score of every task, and no files: for a look during training. A task that has no interval is left out."""
     check_suite(suite)
-    found = {}
+    found = []
     for task in suite.tasks:
         records = [
             record for batch in cut(task, task.items, backend.batch) for record in ask(backend, task, batch)
         ]
         interval = result_of(task, records).interval
         if interval:
-            found[task.name] = interval
+            found.append((task, interval))
     return found
 
 
-def names_of(models: Sequence[tuple[str, Backend]]) -> list[str]:
-    """A directory name for each (spec, backend) of a command: the backend's, or its spec where two share that."""
-    shared = [file_name(backend.name) for _, backend in models]
+def names_of(models: Sequence[tuple[str, Backend]], runs: Sequence[Path | None]) -> list[str]:
+    """A directory name for each (spec, backend) of a command, where `runs` says which run each is of, if any.
+
+    It is the backend's; RUN-MEMBER in a run, for every run has a teacher; the spec where two share even that.
+    """
+    shared = [
+        file_name(f"{run.resolve().name}-{backend.name}" if run else backend.name)
+        for run, (_, backend) in zip(runs, models, strict=True)
+    ]
     names = [
         name if shared.count(name) == 1 else file_name(spec)
         for name, (spec, _) in zip(shared, models, strict=True)
@@ -132,7 +147,7 @@ def check_suite(suite: Suite) -> None:
 
 
 def make_room(directory: Path, fresh: Evaluation) -> None:
-    """Make the directory; first move away one that is of earlier weights, or that cannot be read."""
+    """Make the directory; first move away one that is of earlier weights, of another precision, or broken."""
     if (directory / EVALUATION).exists() or any(directory.glob("*.jsonl")):
         with the_only_one(directory):
             try:
@@ -140,25 +155,33 @@ def make_room(directory: Path, fresh: Evaluation) -> None:
             except InputError as error:  # no summary beside the records, or a broken one
                 set_aside(directory, str(error))
             else:
-                if same_model(earlier, fresh):
+                same = same_weights(earlier, fresh)
+                if same and earlier.how == fresh.how:
                     return
-                if earlier.spec != fresh.spec:
+                if not same and earlier.spec != fresh.spec:
                     raise InputError(
                         f"{directory} holds the evaluation of another model, {earlier.spec}; "
                         "give another directory (--out), or move that one away"
                     )
-                set_aside(directory, f"{fresh.spec} had other weights then ({earlier.sha256[:12]})")
+                other = f"was asked {earlier.how} then, and {fresh.how} now"
+                if not same:
+                    other = f"had other weights then ({earlier.sha256[:12]})"
+                set_aside(directory, f"{fresh.spec} {other}")
     directory.mkdir(parents=True, exist_ok=True)
 
 
-def what_is_there(directory: Path, suite: Suite) -> tuple[dict[str, TaskResult], dict[str, TaskResult]]:
-    """The finished tasks of this suite that need not be asked again, and those of others."""
-    entries = read_summary(directory)[1] if (directory / EVALUATION).exists() else {}
+def what_is_there(
+    directory: Path, suite: Suite, entries: dict[str, dict[str, Any]], model: str
+) -> tuple[dict[str, TaskResult], dict[str, TaskResult]]:
+    """The finished tasks of this suite that need not be asked again, and those of others.
+
+    entries: of evaluation.json. model: the hash that every record must have.
+    """
     asked = {task.name: task for task in suite.tasks}
     trusted, others = {}, {}
     for name, entry in entries.items():
         try:
-            result = read_task(directory, name, entry)
+            result = read_task(directory, name, entry, model)
         except DamagedError as error:
             set_aside(records_path(directory, name), str(error))
             continue
@@ -171,7 +194,7 @@ def what_is_there(directory: Path, suite: Suite) -> tuple[dict[str, TaskResult],
     return trusted, others
 
 
-def same_model(a: Evaluation, b: Evaluation) -> bool:
+def same_weights(a: Evaluation, b: Evaluation) -> bool:
     """By the hash of the weights; where there is none, by what it is called and where it is found."""
     if a.sha256 or b.sha256:
         return a.sha256 == b.sha256
@@ -228,10 +251,12 @@ def take_up(directory: Path, task: Task, backend: Backend, finished: TaskResult 
     path = records_path(directory, task.name)
     path = path.with_name(f"{path.name}.working")
     header = {"task": task.sha256, "model": backend.sha256, "name": backend.name, "batch": backend.batch}
+    header |= {"precision": backend.precision, "device": backend.device, "route": backend.route}
     lines = list(read_jsonl(path))
     if lines[:1] != [header] or len(lines) < 2:
         set_aside(
-            path, f"what was begun of {task.name} is of another task, model or batch size, or unreadable"
+            path,
+            f"what was begun of {task.name} is of another task, model, batch size, precision or device, or unreadable",
         )
         begin = finished.records if finished else []
         if finished and not any(record["error"] for record in begin):

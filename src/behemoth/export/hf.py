@@ -2,8 +2,8 @@
 
 The directory is written beside its final place, questioned in a fresh process (see `reference` and
 `receipt`), given its `receipt.json` and then renamed. When an answer differs, nothing is published and the
-findings stay in `NAME.receipt-failed.json`. Several models share one process: most of its time goes into
-importing transformers.
+findings stay in `NAME.receipt-failed.json`. Whoever has questions of their own asks them in between
+(`exporting`). Several models share one process: most of its time goes into importing transformers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,6 +48,30 @@ def export_all(jobs: Sequence[tuple[Opened, Path]], dtype: torch.dtype | None = 
 
     AnswerIsNo for the first that differs; those before it are published.
     """
+    with _answered(jobs, dtype) as answers:
+        for (temporary, receipt), (_, out) in zip(answers, jobs, strict=True):
+            _sign(receipt, temporary, out)
+            publish_directory(temporary, out)
+    return [receipt for _, receipt in answers]
+
+
+@contextmanager
+def exporting(opened: Opened, out: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """`export` with a look in between: the directory, finished but beside its place, and its receipt.
+
+    It is published when the block ends; an exception in it publishes nothing and leaves nothing behind.
+    """
+    with _answered([(opened, out)], None) as ((temporary, receipt),):
+        _sign(receipt, temporary, out)
+        yield temporary, receipt
+        publish_directory(temporary, out)
+
+
+@contextmanager
+def _answered(
+    jobs: Sequence[tuple[Opened, Path]], dtype: torch.dtype | None
+) -> Iterator[list[tuple[Path, dict[str, Any]]]]:
+    """Each model written beside its place, with what transformers answered; whatever still is there goes at the end."""
     for opened, out in jobs:
         _check_expressible(opened.model, out)
     temporaries = [out.with_name(f".{out.name}.{os.getpid()}.tmp") for _, out in jobs]
@@ -56,8 +81,7 @@ def export_all(jobs: Sequence[tuple[Opened, Path]], dtype: torch.dtype | None = 
             for (opened, _), temporary, place in zip(jobs, temporaries, places, strict=True):
                 _write(opened, temporary, place, dtype)
             receipts = question(places)
-        outs = [out for _, out in jobs]
-        return [_publish(*item) for item in zip(receipts, temporaries, outs, strict=True)]
+        yield list(zip(temporaries, receipts, strict=True))
     finally:
         for temporary in temporaries:
             remove_tree(temporary)
@@ -128,8 +152,8 @@ def failures(receipt: dict[str, Any]) -> list[str]:
     ]
 
 
-def _publish(receipt: dict[str, Any], temporary: Path, out: Path) -> dict[str, Any]:
-    """Give the directory its receipt and its name, or keep the findings and say no."""
+def _sign(receipt: dict[str, Any], temporary: Path, out: Path) -> None:
+    """Give the directory its receipt, or keep the findings and say no."""
     receipt["files"] = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
     if receipt["verdict"] != "match":
         evidence = out.with_name(f"{out.name}.receipt-failed.json")
@@ -139,5 +163,3 @@ def _publish(receipt: dict[str, Any], temporary: Path, out: Path) -> dict[str, A
             f"{out} was not published: transformers answers differently\n{lines}\n  findings: {evidence}"
         )
     write_json(temporary / RECEIPT, receipt)
-    publish_directory(temporary, out)
-    return receipt

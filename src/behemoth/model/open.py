@@ -63,6 +63,11 @@ def open_model(
     return Opened(model, tokenizer_directory, directory.name, _digest(hashes), directory)
 
 
+def locate(spec: str | Path) -> Path:
+    """The weights directory that `spec` means, without loading it."""
+    return _find(spec)[0]
+
+
 # ------------------------------------------------------------------------------------------------- finding it
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from behemoth.base.files import write_atomic
-from behemoth.report.forest import Row, between, both_scores, forest, has_chance, percent, plain, signed
+from behemoth.base.units import counted, percent
+from behemoth.report.forest import Row, between, both_scores, forest, has_chance, plain, signed
 from behemoth.report.markup import POLICY, figure, number_figures, table, words
 from behemoth.report.run import is_number
 
@@ -60,7 +61,7 @@ def compare_page(results: Row) -> str:
     )
     style = files("behemoth.report").joinpath("style.css").read_text(encoding="utf-8")
     a, b = map(words, names_of(results))
-    what = f"Compared on {plural(len(results['tasks']), 'task')} of the suite {words(results['suite'])}"
+    what = f"Compared on {counted(len(results['tasks']), 'task')} of the suite {words(results['suite'])}"
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -142,8 +143,8 @@ def sentence(task: Row, named: bool) -> str:
     said = task["sentence"]
     if named:
         said = f"{task['task']}: {said}"
-    elif said.startswith("cannot tell"):
-        said = "C" + said[1:]
+    elif task["verdict"] == "cannot tell":  # such a sentence does not begin with a model's name
+        said = said[:1].upper() + said[1:]
     return f"{words(said)}."
 
 
@@ -220,10 +221,12 @@ def contamination(results: Row) -> str:
     if not marked:
         return ""
     names = names_of(results)
+    known = [words(name) for name in results["looked_into"]]
+    whose = "either model" if len(known) > 1 else f"{' and '.join(known)}, the only one that is known here"
     note = (
-        '<p class="note">An item is clean where none of its text was found in the training data of either model, and '
-        "dirty where all or part of it was; one that is too short to be looked up is neither. What holds only on the "
-        "dirty ones may be memory.</p>"
+        f'<p class="note">An item is clean where none of its text was found in the training data of {whose}, and dirty '
+        "where all or part of it was; one that is too short to be looked up is neither. What holds only on the dirty "
+        "ones may be memory.</p>"
     )
     rows = [row for task in marked for row in parts_of(task)]
     head = ["items", "number", *map(words, names), "difference", "interval", f"{words(names[0])} is"]
@@ -439,9 +442,9 @@ def method(results: Row) -> str:
         "Both models answered the same items, and the difference is taken item by item: what makes an item hard for "
         "every model cancels.",
         *methods(results["tasks"]),
-        "All tasks are one family (Holm): whatever their number, the chance that one verdict or more is wrong is at "
-        f"most {percent(1 - level)}. So the intervals of several tasks are wider than one task’s would be: each has "
-        "the level at which its task was tested.",
+        "All tasks are one family (Holm): whatever their number, the chance that one verdict or more is wrong is about "
+        f"{percent(1 - level)}. So the intervals of several tasks are wider than one task’s would be: each has the "
+        "level at which its task was tested. Clean items are a family of their own, and so are dirty ones.",
         "“Cannot tell” means that either may be better, or that there are too few items to say. It does not mean "
         "equal: the interval says how large a difference may hide.",
         "Points are hundredths: 2.5 points more is 2.5 items more of 100. An item that could not be scored for one of "
@@ -450,9 +453,12 @@ def method(results: Row) -> str:
     ]
     listed = "".join(f"<li>•&ensp;{said}</li>" for said in notes)
     both = (results["a"], results["b"])
-    models = [[words(of["name"]), code(of["spec"]), code(of["sha256"] or "not known")] for of in both]
+    models = [
+        [words(of["name"]), code(of["spec"]), words(of["how"]), code(of["sha256"] or "not known")]
+        for of in both
+    ]
     asked = [[words(task["task"]), words(task["metric"]), code(task["sha256"])] for task in results["tasks"]]
-    hashes = wide_table(["model", "given as", "SHA-256 of the weights"], models)
+    hashes = wide_table(["model", "given as", "asked", "SHA-256 of the weights"], models)
     hashes += wide_table(["task", "metric", "SHA-256 of all that is asked"], asked)
     return f'<ul class="plain">{listed}</ul><div class="hashes">{folded("Models and tasks", hashes)}</div>'
 
@@ -489,10 +495,6 @@ def legible(value: Any) -> Any:
 
 def names_of(results: Row) -> tuple[str, str]:
     return results["a"]["name"], results["b"]["name"]
-
-
-def plural(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'s' * (number != 1)}"
 
 
 def code(value: str) -> str:

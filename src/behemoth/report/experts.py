@@ -11,10 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from behemoth.base.units import counted
 from behemoth.report.forest import LETTER, fit, signed
 from behemoth.report.markup import both, figure, words
 from behemoth.report.run import is_number
-from behemoth.report.svg import Scale, element, line, picture, rect, text
+from behemoth.report.svg import Scale, element, line, picture, rect, spaced, text
 
 NARROW = 500  # figures below this width leave room for less
 LAYERS_SHOWN = 8
@@ -38,26 +39,35 @@ class Bar:
 def losses(name: str, layers: Sequence[Layer]) -> str:
     """What removing each expert of the model `name` adds to the held-out bits per byte; "" where none was removed.
 
-    layers: {"layer", "experts": [{"expert", "without": {source: {"added", "low", "high"}}}]}; the source "all" stands
-    for every document. First all experts at a glance, then layer by layer and source by source.
+    layers: {"layer", "experts": [{"expert", "without": {source: {"added", "low", "high", "level", "verdict",
+    "documents", "tokens"}}}]}, as `losses_without` measures them; the source "all" stands for every document. First
+    all experts at a glance, then layer by layer and source by source.
     """
     rows = {layer["layer"]: [e for e in layer["experts"] if e.get("without")] for layer in layers}
     rows = {layer: experts for layer, experts in rows.items() if experts}
     if not rows:
         return ""
-    most = max(abs(expert["without"]["all"]["added"]) for experts in rows.values() for expert in experts)
+    everything = [expert["without"]["all"] for experts in rows.values() for expert in experts]
+    most = max(abs(of["added"]) for of in everything)
     overview = figure(
         lambda width: glance(rows, width, name),
         f"What each expert of {words(name)} is worth: bits per byte that removing it adds to held-out text, layers "
         f"down, experts across. Orange at full strength is {most:.3f}; blue, the text is easier without it. A dot: "
-        "the interval leaves zero out.",
+        f"enough to say so, with all experts judged together (Holm).{scored(everything[0])}",
     )
     shown = [list(rows)[i] for i in spaced(len(rows), LAYERS_SHOWN)]
     return overview + "".join(
-        f"<details><summary>{words(name)}, layer {layer}, source by source</summary>"
+        f"<details><summary>{words(name)}, layer {layer}, source by source, with intervals</summary>"
         f"{bars_of(loss_rows(rows[layer]), f'Worth of the experts of {name}, layer {layer}')}</details>"
         for layer in shown
     )
+
+
+def scored(of: Mapping[str, Any]) -> str:
+    """What text was scored, where the evaluation says so (an older one does not)."""
+    if not (is_number(of.get("documents")) and is_number(of.get("tokens"))):
+        return ""
+    return f" Scored: {counted(of['tokens'], 'token')} from inside {counted(of['documents'], 'document')}."
 
 
 def loss_rows(experts: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Bar]]:
@@ -127,7 +137,7 @@ def glance(layers: Mapping[int, Sequence[Mapping[str, Any]]], width: float, name
             if strength := round(min(abs(of["added"]) / most, 1) * STRENGTHS):
                 class_ = f"{'more' if of['added'] > 0 else 'less'} shade-{strength}"
                 parts.append(rect(x, y, cell - 1, high - 1, class_))
-            if is_number(of["low"]) and (of["low"] > 0 or of["high"] < 0) and cell >= 6:
+            if of.get("verdict", "cannot tell") != "cannot tell" and cell >= 6:
                 parts.append(
                     element("circle", cx=x + (cell - 1) / 2, cy=y + (high - 1) / 2, r=1.8, class_="sure")
                 )
@@ -206,8 +216,3 @@ def two_lines(name: str, most: int) -> list[str]:
     spaces = [i for i, letter in enumerate(name) if letter == " "]
     at = min(spaces, key=lambda i: abs(i - len(name) / 2), default=None)
     return ["", fit(name, most, 1)] if at is None else [fit(name[:at], most, 1), fit(name[at + 1 :], most, 1)]
-
-
-def spaced(count: int, most: int) -> list[int]:
-    """Up to `most` indices of `count`, evenly, the first and the last among them."""
-    return list(range(count)) if count <= most else [round(i * (count - 1) / (most - 1)) for i in range(most)]

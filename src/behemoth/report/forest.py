@@ -159,11 +159,6 @@ def scale(unit: str) -> int:
     return 100 if unit == "points" else 1
 
 
-def percent(level: float) -> str:
-    """0.95 as 95%, 0.9975 as 99.75%."""
-    return f"{round(100 * level, 2):g}%"
-
-
 def plain(value: float | None, unit: str) -> str:
     if value is None or not is_number(value):
         return "–"

@@ -19,11 +19,12 @@ from statistics import median
 from typing import Any
 
 from behemoth.base.files import write_atomic
-from behemoth.base.units import human_count, human_duration
+from behemoth.base.units import counted, human_count, human_duration
 from behemoth.report import experts, pictures, tasks
 from behemoth.report.markup import POLICY, both, figure, missing, number_figures, table, words
 from behemoth.report.pictures import Curve
 from behemoth.report.run import Member, Run, is_number, read_run
+from behemoth.report.svg import spaced
 
 LAYERS_SHOWN = 8
 CELLS = 1200  # of one picture of the experts' load
@@ -119,7 +120,7 @@ def what_it_read(run: Run) -> str:
     tokens = max(run.tokens_at().values())
     seconds = sum(line.get("seconds", 0) for line in run.metrics)
     others = len(run.member_names()) - 1
-    along = f", together with {others} other model{'s' * (others > 1)}" if others > 0 else ""
+    along = f", together with {counted(others, 'other model')}" if others > 0 else ""
     return f"It learned from {human_count(tokens)} tokens in {human_duration(seconds)}{along}."
 
 
@@ -156,6 +157,9 @@ def results(run: Run) -> str:
     return "".join(
         [
             f'<ul class="plain">{"".join(said)}</ul>' if said else "",
+            f'<p class="note">{words(sentence(run.results["family"]))}</p>'
+            if run.results.get("family")
+            else "",
             drawing,
             table(
                 ["name", words(unit), "95% interval"],
@@ -172,9 +176,13 @@ def how_scored(run: Run) -> str:
     return f", {words(run.results['note'])}" if run.results.get("note") else ""
 
 
-def sentence_item(sentence: str) -> str:
-    mark = "?" if sentence.startswith("cannot tell") else "•"
-    return f"<li>{mark}&ensp;{words(sentence[:1].upper() + sentence[1:])}.</li>"
+def sentence_item(said: str) -> str:
+    mark = "?" if said.startswith("cannot tell") else "•"
+    return f"<li>{mark}&ensp;{words(sentence(said))}</li>"
+
+
+def sentence(said: str) -> str:
+    return f"{said[:1].upper()}{said[1:]}."
 
 
 def result_row(row: dict[str, Any]) -> list[str]:
@@ -313,11 +321,6 @@ def sparse_layers(run: Run, name: str, count: int) -> list[int]:
     """The numbers of the sparse layers, where the evaluation or the order of layers says them."""
     known = [layer["layer"] for layer in run.experts.get(name, [])]
     return known if len(known) == count else list(range(count))
-
-
-def spaced(count: int, most: int) -> list[int]:
-    """Up to `most` indices of `count`, evenly, the first and the last among them."""
-    return list(range(count)) if count <= most else [round(i * (count - 1) / (most - 1)) for i in range(most)]
 
 
 def expert_worth(run: Run) -> str:

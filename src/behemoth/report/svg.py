@@ -115,3 +115,8 @@ def spread_labels(wanted: Sequence[float], gap: float) -> list[float]:
     for before, after in pairwise(order):
         places[after] = max(places[after], places[before] + gap)
     return places
+
+
+def spaced(count: int, most: int) -> list[int]:
+    """Up to `most` indices of `count`, evenly, the first and the last among them."""
+    return list(range(count)) if count <= most else [round(i * (count - 1) / (most - 1)) for i in range(most)]

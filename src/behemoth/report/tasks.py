@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from behemoth.base.units import counted
 from behemoth.report import pictures
 from behemoth.report.markup import figure, missing, table, words
 from behemoth.report.pictures import Curve
@@ -32,7 +33,56 @@ def tasks(run: Run) -> str:
     )
     links = f'<p class="note">Item by item:</p><ul class="plain">{pages}</ul>' if pages else ""
     found = table(head, rows, numbers={1, 2, 3}, caption=said)
-    return f'<div class="scroll">{found}</div>{links}{over_training(run, names)}'
+    return f'<div class="scroll">{found}</div>{known_items(run, names)}{links}{over_training(run, names)}'
+
+
+def known_items(run: Run, names: Sequence[str]) -> str:
+    """The same scores by what of the items stood in the training data, where any did."""
+    rows: list[list[str]] = []
+    kinds: dict[str, None] = {}
+    asked = {
+        name: {
+            member: groups
+            for member, entries in run.tasks.items()
+            if (groups := groups_of(entries.get(name)))
+        }
+        for name in names
+    }
+    for groups in (groups for members in asked.values() for groups in members.values()):
+        kinds |= dict.fromkeys(groups)
+    if not kinds:
+        return ""
+    for name, members in asked.items():
+        if members:
+            rows.append([words(name)])
+        for member, groups in members.items():
+            entry = run.tasks[member][name]
+            rows.append([words(member), *(group_score(kind, groups.get(kind), entry) for kind in kinds)])
+    said = (
+        "The same scores by what of an item stood in the training text: nothing (clean), a part, or all of it (dirty). "
+        "Below each its number of items, and its 95% interval where they are enough to say anything."
+    )
+    found = table(
+        ["items that are", *map(words, kinds)], rows, numbers=range(1, len(kinds) + 1), caption=said
+    )
+    return f'<div class="scroll">{found}</div>'
+
+
+def groups_of(entry: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
+    """The scores by verdict of a task that was looked up; none where all of its items are alike."""
+    groups = ((entry or {}).get("contamination") or {}).get("groups", {})
+    return groups if len(groups) > 2 else {}
+
+
+def group_score(kind: str, part: dict[str, Any] | None, entry: dict[str, Any]) -> str:
+    if not part or not is_number(part["score"]):
+        return "–"
+    if kind == "all":  # the table above says the rest
+        return show(part["score"], entry)
+    said = f"{show(part['score'], entry)}<small>{counted(part['items'], 'item')}</small>"
+    if is_number(part["low"]):
+        said += f"<small>{show(part['low'], entry)} to {show(part['high'], entry)}</small>"
+    return said
 
 
 def about(entry: dict[str, Any]) -> str:
@@ -59,12 +109,15 @@ def over_training(run: Run, names: Sequence[str]) -> str:
     tokens = run.tokens_at()
     drawn = []
     for name in dict.fromkeys(line["task"] for line in run.task_scores):
+        lines = [line for line in run.task_scores if line["task"] == name and line["step"] in tokens]
+        texts = any(line.get("ask") == "text" for line in lines)
+        scale, unit, decimals = (1, "bits per byte", 2) if texts else (100, "percent right", 0)
         found = []
         for member in run.member_names():
             marks = [
-                (tokens[line["step"]], *(100 * line[key] for key in ("score", "low", "high")))
-                for line in run.task_scores
-                if line["task"] == name and line["member"] == member and line["step"] in tokens
+                (tokens[line["step"]], *(scale * line[key] for key in ("score", "low", "high")))
+                for line in lines
+                if line["member"] == member
             ]
             if marks:
                 found.append(Curve(member, [mark[:2] for mark in marks], marks))
@@ -72,7 +125,7 @@ def over_training(run: Run, names: Sequence[str]) -> str:
             title = f"{name} during training"
             drawn.append(
                 figure(
-                    partial(pictures.curves, found, title=title, y_title="percent right", decimals=0),
+                    partial(pictures.curves, found, title=title, y_title=unit, decimals=decimals),
                     f"{words(title)}, on a few of its items, with 95% intervals.",
                 )
             )
@@ -87,7 +140,7 @@ def doctor(run: Run) -> str:
     for examined in run.doctor["examined"]:
         rows = [finding_row(finding) for finding in examined["findings"]]
         count = sum(finding["verdict"] == "fault" for finding in examined["findings"])
-        told = f"{count} fault{'s' * (count != 1)}" if count else "no fault"
+        told = counted(count, "fault") if count else "no fault"
         title = f"{words(examined['name'])}: {len(rows)} checks, {told}, {examined['seconds']:.0f} s"
         found = table(["check", "number", "verdict", "what it means"], rows, numbers={1})
         state = " open" if count else ""

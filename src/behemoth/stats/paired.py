@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from scipy import special
 
 from behemoth.base.errors import InputError
+from behemoth.base.units import counted, percent
 from behemoth.stats.intervals import (
     LEVEL,
     Interval,
@@ -99,7 +100,6 @@ class Comparison:
     items: int = 0
     clusters: int = 0
     unscored: int = 0
-    family: int = 1
 
     @property
     def sentence(self) -> str:
@@ -136,14 +136,41 @@ def text_scores(name: str, documents: Sequence[str], nats: np.ndarray, num_bytes
 
 
 def score_interval(scores: Scores, level: float = LEVEL) -> Interval:
-    """One model's score. Right-or-wrong answers: `share_interval`; anything else: `ratio_interval`."""
+    """One model's score. Right-or-wrong answers: `share_interval`; anything else: `ratio_interval`, cut where no
+    score can lie: below 0, and of points above 1."""
     known = _known(scores.values, scores)
     sums, sizes = _by_cluster(scores.values[known], known, scores)
     if scores.unit == POINTS and len(sums) == 1:
         return Interval(float(sums[0] / sizes[0]), 0.0, 1.0, level)
     if _right_or_wrong(scores.values[known], scores):
         return share_interval(sums, sizes, level)
-    return ratio_interval(sums, sizes, level)
+    found = ratio_interval(sums, sizes, level)
+    most = 1.0 if scores.unit == POINTS else math.inf
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, most))
+
+
+def too_few(scores: Scores) -> str:
+    """Why these items are too few for anything to be said, of one model or of two; "" where they are enough."""
+    known = np.isfinite(scores.values)
+    if not known.any():
+        return f"none of {counted(len(known), 'item')} was scored"
+    _, sizes = _by_cluster(scores.values[known], known, scores)
+    return _too_few(scores, sizes, int(known.sum()))[0]
+
+
+def _too_few(scores: Scores, sizes: np.ndarray, items: int) -> tuple[str, float]:
+    """Why nothing may be said on `items` in clusters of `sizes`, or "", and how many items that lacks."""
+    clusters, effective = len(sizes), float(effective_clusters(sizes))
+    if scores.sizes is None and items < MIN_ITEMS:
+        return f"{counted(items, 'item')} are too few, {MIN_ITEMS} at least", MIN_ITEMS - items
+    if effective < MIN_CLUSTERS:
+        kind = "passage" if clusters < items else "document"
+        unequal = clusters >= MIN_CLUSTERS or effective < 0.95 * clusters
+        equal = min(round(effective), MIN_CLUSTERS - 1)  # not as many as it takes, whatever rounding says
+        worth = f" of unequal size, worth {equal} equal ones," if unequal else ""
+        lacking = items * (MIN_CLUSTERS / effective - 1)
+        return f"{counted(clusters, kind)}{worth} are too few, {MIN_CLUSTERS} at least", lacking
+    return "", 0.0
 
 
 # ---------------------------------------------------------------------------------------------- two models
@@ -189,7 +216,7 @@ def compare_many(pairs: Sequence[tuple[Scores, Scores]], level: float = LEVEL) -
     p_values = np.array([paired.p_value for paired in found])
     adjusted, steps = holm(p_values, level)
     return [
-        _concluded(paired, step, float(p), family=len(found), threshold=1 - level)
+        _concluded(paired, float(step), float(p), threshold=1 - level)
         for paired, p, step in zip(found, adjusted, steps, strict=True)
     ]
 
@@ -221,9 +248,7 @@ def _pair(a: Scores, b: Scores) -> _Paired:
     return _Paired(a, b, sums, sizes, gains, losses, int(known.sum()), int((~known).sum()))
 
 
-def _concluded(
-    paired: _Paired, level: float, p_value: float, family: int = 1, threshold: float | None = None
-) -> Comparison:
+def _concluded(paired: _Paired, level: float, p_value: float, threshold: float | None = None) -> Comparison:
     """threshold: what the p-value is held against, where that is not 1 - level."""
     a, b, clusters = paired.a, paired.b, len(paired.sums)
     if clusters < 2:
@@ -236,8 +261,7 @@ def _concluded(
         error = found.error
         method = "difference of sums over clusters" if math.isnan(paired.gains) else "Tango's score interval"
         method += f", Student's t with {found.df:.0f} degrees of freedom"
-    effective = float(effective_clusters(paired.sizes))
-    reason, lacking = _too_few(paired, effective)
+    reason, lacking = _too_few(a, paired.sizes, paired.items)
     enough, differing = not reason, paired.gains + paired.losses
     if enough and differing < MIN_DIFFERING:
         reason = f"only {counted(int(differing), 'answer')} differ in being right, {MIN_DIFFERING} at least"
@@ -261,7 +285,6 @@ def _concluded(
         items=paired.items,
         clusters=clusters,
         unscored=paired.unscored,
-        family=family,
     )
 
 
@@ -339,21 +362,6 @@ def more_items(
     return int(math.ceil(wanted / step) * step)
 
 
-def _too_few(paired: _Paired, effective: float) -> tuple[str, float]:
-    """Why no verdict may be given, or "", and how many items that lacks."""
-    clusters, items = len(paired.sums), paired.items
-    if paired.a.sizes is None and items < MIN_ITEMS:
-        return f"{counted(items, 'item')} are too few, {MIN_ITEMS} at least", MIN_ITEMS - items
-    if effective < MIN_CLUSTERS:
-        kind = "passage" if paired.a.clusters else "document"
-        unequal = clusters >= MIN_CLUSTERS or effective < 0.95 * clusters
-        equal = min(round(effective), MIN_CLUSTERS - 1)  # not as many as it takes, whatever rounding says
-        worth = f" of unequal size, worth {equal} equal ones," if unequal else ""
-        lacking = items * (MIN_CLUSTERS / effective - 1)
-        return f"{counted(clusters, kind)}{worth} are too few, {MIN_CLUSTERS} at least", lacking
-    return "", 0.0
-
-
 # ---------------------------------------------------------------------------------------------- single questions
 
 
@@ -409,21 +417,12 @@ def not_worse(comparison: Comparison, margin: float) -> NotWorse:
 # ---------------------------------------------------------------------------------------------- words
 
 
-def percent(level: float) -> str:
-    """0.95 as 95%, 0.9975 as 99.75%."""
-    return f"{round(100 * level, 2):g}%"
-
-
 def number(value: float, unit: str, sign: str = "") -> str:
     return f"{100 * value:{sign}.1f}" if unit == POINTS else f"{value:{sign}.3f}"
 
 
 def amount(value: float, unit: str, sign: str = "") -> str:
     return f"{number(value, unit, sign)} {unit}"
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" + ("" if count == 1 else "s")
 
 
 # ---------------------------------------------------------------------------------------------- items

@@ -13,12 +13,13 @@ score (MC2) and its six fixed examples.
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from behemoth.tasks import grading, ifeval
+from behemoth.tasks import grading, ifeval, structure
 from behemoth.tasks.rows import Row, Wrong, strings
 from behemoth.tasks.task import Ask, Grade, Item
 
@@ -165,7 +166,8 @@ def _lettered(question: str, texts: Sequence[str]) -> str:
 
 
 def _cluster(passage: str) -> str:
-    return hashlib.sha256(passage.encode()).hexdigest()[:16]
+    """A name for a passage; an item without one is on its own."""
+    return passage and hashlib.sha256(passage.encode()).hexdigest()[:16]
 
 
 # --- continuations ------------------------------------------------------------------------------------------
@@ -285,6 +287,23 @@ def own_answer(row: Row) -> Item:
     )
 
 
+def own_form(row: Row) -> Item:
+    """`prompt`, and the form of what is written: `pattern` or `schema` (see `structure`); `answer` if it has one."""
+    facts = {name: row.data[name] for name in ("pattern", "schema") if row.has(name)}
+    if len(facts) != 1:
+        raise Wrong(f"pattern or schema: a row needs one of the two, this one has {len(facts)}")
+    if isinstance(facts.get("schema"), str):  # as CSV has to write it
+        try:
+            facts["schema"] = json.loads(facts["schema"])
+        except (ValueError, RecursionError):
+            raise Wrong("schema: not valid JSON") from None
+    answer = row.answer("answer") if row.has("answer") else ""
+    item = Item(row.own("id"), _prompt(row), answer=answer, facts=facts)
+    if (tried := structure.matches_format(item, "{}")).score is None:
+        raise Wrong(tried.why)
+    return _named(row, item)
+
+
 def own_text(row: Row) -> Item:
     """`text`: bits per byte of all of it."""
     return _named(row, Item(row.own("id"), answer=row.text("text")))
@@ -306,9 +325,12 @@ def _named(row: Row, item: Item) -> Item:
     return replace(item, cluster=str(row.get("cluster"))) if row.has("cluster") else item
 
 
-OWN = {
+FORM = Format(own_form, "generate", "format", grade=structure.matches_format, stop=("\n\n",))
+OWN = {  # by a field that the first row has
     "choices": Format(own_choice, "choice", "accuracy"),
     "continuation": Format(own_continuation, "continuation", "accuracy"),
+    "pattern": FORM,
+    "schema": FORM,
     "answer": Format(own_answer, "generate", "exact_match", grade=grading.exact, stop=("\n\n",)),
     "text": Format(own_text, "text", "bits_per_byte"),
 }
@@ -319,13 +341,20 @@ GRADERS: dict[str, Grader] = {
     "numeric": grading.numeric,
     "alias": grading.contains_alias,
     "letter": grading.multiple_choice_letter,
+    "format": structure.matches_format,
 }
 
 
-def own(rows: Sequence[Row]) -> Format:
-    """What a person's file asks: choices, a continuation, an answer or a text, as its first row has it."""
+def own(rows: Sequence[Row], grade: Grader | None = None) -> Format:
+    """What a person's file asks: choices, a continuation, an answer, a form or a text, as its first row has it.
+
+    A grader that is asked for decides what every row of a written answer needs.
+    """
     first = next((row for row in rows if not row.problem), Row(0))
-    return next((OWN[name] for name in OWN if first.has(name)), OWN["answer"])
+    form = next((OWN[name] for name in OWN if first.has(name)), OWN["answer"])
+    if grade is None or form.ask != "generate":
+        return form
+    return FORM if grade is FORM.grade else OWN["answer"]
 
 
 # --- the formats --------------------------------------------------------------------------------------------

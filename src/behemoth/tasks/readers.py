@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from behemoth.base.config import nearest
 from behemoth.base.errors import InputError
@@ -63,25 +64,32 @@ class Wanted:
     limit: int | None = None
     seed: int = 0
     paradigms: tuple[str, ...] = ()
-    changes: dict[str, object] = field(default_factory=dict)  # fields of Format: metric, grade, stop ...
+    changes: dict[str, Any] = field(default_factory=dict)  # fields of Format: metric, grade, stop ...
 
 
-def read_task(wanted: Wanted) -> Task:
+class Read(NamedTuple):
+    """A task, and what it is made of."""
+
+    task: Task
+    bare: Sequence[Item]  # its items with nothing put in front
+    examples: Sequence[Item] = ()  # those that are put there
+
+
+def read_task(wanted: Wanted) -> Read:
     """Read a task, or raise one InputError that names the file and everything that is wrong in it."""
-    form, items = _items(wanted.kind, wanted.place)
+    form, items = _items(wanted, wanted.place)
     if form.ask != "generate" and (idle := {"stop", "max_tokens", "grade"} & wanted.changes.keys()):
         raise InputError(f"{', '.join(sorted(idle))}: nothing is written in this task, ask = {form.ask!r}")
-    form = replace(form, **wanted.changes)  # type: ignore[arg-type]
+    form = replace(form, **wanted.changes)
     if wanted.paradigms:
         items = _of_paradigms(items, wanted.paradigms, wanted.place)
+    bare, examples = spread(items, wanted.limit, wanted.seed), _examples(items, wanted)
     if wanted.kind == "bbh":
-        items = [_worked(item, wanted.examples) for item in items] if wanted.examples else items
+        items = [_worked(item, wanted.examples) for item in bare] if wanted.examples else bare
     else:
-        items = _with_examples(items, form, wanted)
-    items = spread(items, wanted.limit, wanted.seed)
-    name = wanted.name or wanted.kind
-    return Task(
-        name,
+        items = _with_examples(bare, examples, form, wanted)
+    task = Task(
+        wanted.name or wanted.kind,
         form.ask,
         tuple(items),
         form.metric,
@@ -92,6 +100,7 @@ def read_task(wanted: Wanted) -> Task:
         source=form.source or str(wanted.place),
         licence=form.licence,
     )
+    return Read(task, bare, [example for several in examples.values() for example in several])
 
 
 def read_documents(path: Path) -> list[tuple[str, str]]:
@@ -103,10 +112,11 @@ def read_documents(path: Path) -> list[tuple[str, str]]:
 # --- rows to items ------------------------------------------------------------------------------------------
 
 
-def _items(kind: str, place: Place) -> tuple[Format, list[Item]]:
+def _items(wanted: Wanted, place: Place) -> tuple[Format, list[Item]]:
+    kind = wanted.kind
     if kind == "rows":
         rows = place.rows()
-        form = own(rows)
+        form = own(rows, wanted.changes.get("grade"))
     else:
         form = FORMATS[kind]
         rows = place.rows(form.columns)
@@ -201,17 +211,31 @@ def _of_paradigms(items: Sequence[Item], paradigms: Sequence[str], place: Place)
 # --- examples -----------------------------------------------------------------------------------------------
 
 
-def _with_examples(items: Sequence[Item], form: Format, wanted: Wanted) -> list[Item]:
-    """Put the first `shots` examples (of the item's own subject, where there are subjects) before each item."""
-    examples: dict[object, list[Item]] = defaultdict(list)
-    if wanted.shots and wanted.examples:
-        shown = _items(wanted.kind, Place(wanted.examples))[1]
-        check_splits(examples=shown, items=items)
-        for example in shown:
-            examples[example.facts.get("subject")].append(example)
+def _examples(items: Sequence[Item], wanted: Wanted) -> dict[object, list[Item]]:
+    """The first `shots` examples of each subject (None where there are no subjects), none of them asked."""
+    if not wanted.shots or not wanted.examples or wanted.kind == "bbh":
+        return {}
+    found = _items(wanted, Place(wanted.examples))[1]
+    check_splits(examples=found, items=items)
+    if without := [
+        example.id for example in found if not _shown(example).removeprefix(example.prompt).strip()
+    ]:
+        raise InputError(
+            f"{wanted.examples}: {len(without):,} examples have no answer to show; give them one"
+        )
+    by_subject: dict[object, list[Item]] = defaultdict(list)
+    for example in found:
+        by_subject[example.facts.get("subject")].append(example)
+    return {subject: several[: wanted.shots] for subject, several in by_subject.items()}
+
+
+def _with_examples(
+    items: Sequence[Item], examples: dict[object, list[Item]], form: Format, wanted: Wanted
+) -> list[Item]:
+    """Put the examples (of the item's own subject, where there are subjects) before each item."""
     done = []
     for item in items:
-        before = examples[item.facts.get("subject")][: wanted.shots]
+        before = examples.get(item.facts.get("subject"), [])
         if len(before) < wanted.shots:
             whose = f" about {item.facts['subject']}" if "subject" in item.facts else ""
             raise InputError(

@@ -8,15 +8,18 @@
     limit = 500
 
 A path starts at the suite's own folder; `~` and environment variables are filled in. Every problem of a suite,
-in its words and in its files, is told at once.
+in its words and in its files, is told at once. A task whose examples are among its own questions is refused; two
+tasks that share questions are told of, since a suite may well ask one thing in two ways.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations, permutations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,11 +27,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from behemoth.base.config import load_toml, nearest, problems_of
 from behemoth.base.errors import InputError, RecipeError
+from behemoth.base.logs import say
 from behemoth.tasks.arithmetic import Form, Operation, arithmetic
 from behemoth.tasks.formats import FORMATS, GRADERS
 from behemoth.tasks.next_passage import next_passage
-from behemoth.tasks.readers import Place, Wanted, read_documents, read_task
-from behemoth.tasks.task import Task, limited
+from behemoth.tasks.readers import Place, Read, Wanted, read_documents, read_task
+from behemoth.tasks.task import Task, asked
+from behemoth.tasks.task import limited as limited_task
 
 BUILT_IN: dict[str, list[dict[str, Any]]] = {
     "arithmetic": [
@@ -73,7 +78,7 @@ class BlimpTask(FileTask):
 class RowsTask(FileTask):
     """A person's own rows."""
 
-    grader: Literal["exact", "words", "final", "numeric", "alias", "letter"] | None = None
+    grader: Literal["exact", "words", "final", "numeric", "alias", "letter", "format"] | None = None
     metric: Literal["accuracy", "accuracy_norm"] | None = None
     stop: tuple[str, ...] | None = None
 
@@ -112,36 +117,64 @@ KINDS: dict[str, type[Spec]] = {
 }
 
 
-def load(spec: str | Path, limit: int | None = None) -> Suite:
-    """The tasks of a suite: a TOML file, or the name of a built-in one; of each task at most `limit` items."""
-    suite = _load(spec)
-    return replace(suite, tasks=tuple(limited(task, limit) for task in suite.tasks))
+def load(spec: str | Path, limit: int | None = None, also: Sequence[str] = ()) -> Suite:
+    """The tasks of a suite: a TOML file, or the name of a built-in one; of each task at most `limit` items.
+
+    also: names that the caller knows beside these, for whoever misspells one.
+    """
+    return limited(_load(spec, also), limit)
 
 
-def _load(spec: str | Path) -> Suite:
+def limited(suite: Suite, limit: int | None) -> Suite:
+    """At most `limit` items of each task, evenly spread, the same ones each time."""
+    return replace(suite, tasks=tuple(limited_task(task, limit) for task in suite.tasks))
+
+
+def _load(spec: str | Path, also: Sequence[str]) -> Suite:
     if str(spec) in BUILT_IN:
         return _suite(str(spec), {"tasks": BUILT_IN[str(spec)]}, Path())
     path = Path(spec)
     if path.suffix != ".toml" and not path.exists():
         raise InputError(
-            f"no suite {str(spec)!r}: give a .toml file, or a built-in name{nearest(str(spec), [*BUILT_IN])}"
+            f"no suite {str(spec)!r}: give a .toml file, or a built-in name{nearest(str(spec), [*BUILT_IN, *also])}"
         )
     return _suite(str(path), load_toml(path), path.parent)
 
 
 def _suite(where: str, data: dict[str, Any], folder: Path) -> Suite:
     specs, problems = _specs(data)
-    tasks = []
+    unset = Counter(name for spec in specs for name in _unset(spec))
+    problems += [
+        f"the environment variable {name} is not set; set it to the folder that {count} of {len(specs)} tasks need"
+        for name, count in unset.items()
+    ]
+    found = []
     for spec in specs:
+        if _unset(spec):
+            continue
         try:
-            tasks.append(_task(spec, folder))
+            found.append(_read(spec, folder))
         except InputError as error:
             problems.append(f"task {_name(spec)}: {error}".replace("\n", "\n  "))
-    names = [task.name for task in tasks]
+    names = [read.task.name for read in found]
     problems += [f"two tasks are called {name!r}; give one of them another name" for name in _twice(names)]
     if problems:
         raise RecipeError(where, problems)
-    return Suite(str(data.get("name") or Path(where).stem), tuple(tasks))
+    for shared in _shared(found):
+        say(f"{where}: {shared}")
+    return Suite(str(data.get("name") or Path(where).stem), tuple(read.task for read in found))
+
+
+def _shared(found: Sequence[Read]) -> Iterator[str]:
+    """What two tasks have in common: questions of both, and questions of one that the other shows with the answer."""
+    bare = {read.task.name: {asked(item) for item in read.bare} for read in found}
+    shown = {read.task.name: {asked(item) for item in read.examples} for read in found}
+    for a, b in combinations(bare, 2):
+        if common := bare[a] & bare[b]:
+            yield f"{a} and {b} both ask {len(common):,} of their items; these are no evidence of their own"
+    for a, b in permutations(bare, 2):
+        if common := bare[a] & shown[b]:
+            yield f"{b} shows {len(common):,} items of {a} as examples, answers included"
 
 
 def _specs(data: dict[str, Any]) -> tuple[list[Spec], list[str]]:
@@ -163,21 +196,22 @@ def _specs(data: dict[str, Any]) -> tuple[list[Spec], list[str]]:
     return specs, problems
 
 
-def _task(spec: Spec, folder: Path) -> Task:
+def _read(spec: Spec, folder: Path) -> Read:
     match spec:
         case ArithmeticTask():
-            return arithmetic(**{key: value for key, value in spec if key != "kind"})
+            task = arithmetic(**{key: value for key, value in spec if key != "kind"})
+            return Read(task, task.items)
         case PassageTask():
             path = _path(spec.path, folder)
-            documents = read_documents(path)
-            return next_passage(
-                documents,
+            task = next_passage(
+                read_documents(path),
                 spec.seed,
                 spec.per_document,
                 name=spec.name,
                 source=str(path),
                 licence=spec.licence,
             )
+            return Read(task, task.items)
         case _:
             return read_task(_wanted(spec, folder))
 
@@ -221,13 +255,14 @@ def _name(spec: Spec) -> str:
     return spec.name or Path(path).name.split(".")[0] or spec.kind
 
 
+def _unset(spec: Spec) -> set[str]:
+    """The environment variables in a task's paths that do not exist."""
+    paths = [getattr(spec, field, None) or "" for field in ("path", "examples")]
+    return {name for path in paths for name in re.findall(r"\$\{?(\w+)\}?", path)} - os.environ.keys()
+
+
 def _path(text: str, folder: Path) -> Path:
-    """With variables and ~ filled in, from the suite's folder; a variable that is not set is an InputError."""
-    unset = [name for name in re.findall(r"\$\{?(\w+)\}?", text) if name not in os.environ]
-    if unset:
-        raise InputError(
-            f"{text}: the environment variable {unset[0]} is not set; set it to the folder it stands for"
-        )
+    """With variables and ~ filled in, from the suite's folder."""
     return folder / Path(os.path.expandvars(text)).expanduser()
 
 

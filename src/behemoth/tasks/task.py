@@ -19,6 +19,7 @@ from typing import Any, Literal
 from behemoth.base.errors import InputError
 
 Ask = Literal["choice", "continuation", "generate", "text"]
+GRADING = 1  # raise it when an answer is graded differently than before: then no score of before is believed
 SHOWN = 5  # of many problems, so many are told; the rest are counted
 
 
@@ -64,10 +65,10 @@ class Task:
 
     @property
     def sha256(self) -> str:
-        """Of all that is asked and of how it is graded (the grader by its name)."""
+        """Of all that is asked and of how it is graded (the grader by its name, and GRADING)."""
         grader = f"{self.grade.__module__}.{self.grade.__qualname__}" if self.grade else None
-        items = [[i.id, *asked(i), i.gold, i.answers, i.facts] for i in self.items]
-        all_of_it = [self.ask, self.metric, grader, self.stop, self.max_tokens, items]
+        items = [[i.id, *asked(i), i.gold, i.answers, i.facts, i.cluster] for i in self.items]
+        all_of_it = [GRADING, self.ask, self.metric, grader, self.stop, self.max_tokens, items]
         return hashlib.sha256(json.dumps(all_of_it, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -76,8 +76,9 @@ class Monitor:
     def sample(self, step: int, member: str, prompt: str, text: str) -> None:
         self.write("samples.jsonl", {"step": step, "member": member, "prompt": prompt, "text": text}, {})
 
-    def task(self, step: int, member: str, task: str, score: Interval) -> None:
-        record = {"step": step, "member": member, "task": task, "score": score.estimate}
+    def task(self, step: int, member: str, task: str, ask: str, score: Interval) -> None:
+        """ask: how the task is asked, which says what its score is: of texts bits per byte, of the others a share."""
+        record = {"step": step, "member": member, "task": task, "ask": ask, "score": score.estimate}
         record |= {"low": score.low, "high": score.high}
         self.write("tasks.jsonl", record, {f"{member}/{task}": score.estimate})
 
