@@ -1,13 +1,14 @@
 """Seconds to evaluate: our tasks and engine beside lm-evaluation-harness with its own transformers backend.
 
-    python benchmarks/evaluate_cpu.py EXPORT --data DIR [--items 100] [--repeats 3] [--batch-sizes 1 8 32]
+    python benchmarks/evaluate_cpu.py [EXPORT] [--data DIR] [--items 100] [--repeats 3] [--batch-sizes 1 8 32]
 
 Both read the same exported weights, in fp32, and are asked the same questions: what a suite's tasks put together
 is handed to the harness as its requests, so that neither side reads files, and both encode the texts themselves.
 The harness first runs every batch size on each kind of task and keeps its best. Then the two take turns, and the
-ratio is taken within each turn. Where the answers differ, the line says in how many items.
+ratio is taken within each turn. Where the answers differ, the line says in how many items. Items with a
+continuation that the context cannot hold are left out: the harness stops at them.
 
-Needs lm-eval with its hf extra (lm-eval[hf]).
+Needs lm-eval with its hf extra (lm-eval[hf]), a run of the quickstart, and task files (BEHEMOTH_DATA).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,11 @@ from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from behemoth.evals.backends import Backend, open_backend
-from behemoth.evals.runner import ask
+from behemoth.evals.runner import ask, cut
 from behemoth.tasks.suite import load
 from behemoth.tasks.task import Task
 
+EXPORT = Path("runs/quickstart/export/teacher")
 FILES = {
     "arc": "arc_easy.jsonl",
     "piqa": "piqa.jsonl",
@@ -53,7 +56,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("export", type=Path, help="a directory written by behemoth export")
+    parser.add_argument(
+        "export", type=Path, nargs="?", default=EXPORT, help="a directory that behemoth exported"
+    )
     parser.add_argument("--data", type=Path, default=os.environ.get("BEHEMOTH_DATA"), help="has eval/*.jsonl")
     parser.add_argument("--tasks", nargs="*", default=list(FILES), choices=list(FILES))
     parser.add_argument("--items", type=int, default=100)
@@ -61,15 +66,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-sizes", type=int, nargs="*", default=[1, 8, 32])
     options = parser.parse_args()
-    if options.data is None:
-        parser.error("name the directory with the task files: --data, or BEHEMOTH_DATA")
+    if options.data is None or not options.export.exists():
+        print(
+            f"not run: it wants task files (--data, or BEHEMOTH_DATA) and an export (make quickstart: {EXPORT})"
+        )
+        return
+    options.data = Path(options.data)
 
     backend = open_backend(options.export, "fp32", "cpu")
     harness = open_harness(options.export)
     print(f"{options.export}, fp32, {torch.get_num_threads()} threads; {options.items} items a task")
     totals: list[tuple[float, float]] = [(0.0, 0.0)] * options.repeats
     for task in tasks(options):
-        turns = race(backend, harness, task, options.batch_sizes, options.repeats)
+        turns = race(backend, harness, fitting(backend, task), options.batch_sizes, options.repeats)
         totals = [(a + c, b + d) for (a, b), (c, d) in zip(totals, turns, strict=True)]
     tell("all of it", totals)
 
@@ -97,6 +106,21 @@ def open_harness(export: Path) -> HFLM:
     return HFLM(pretrained=model, tokenizer=tokenizer, add_bos_token=True, device="cpu")
 
 
+def answered(backend: Backend, task: Task) -> list[dict[str, Any]]:
+    """What the runner records, in the order of the task."""
+    records = [
+        record for batch in cut(task, task.items, backend.batch) for record in ask(backend, task, batch)
+    ]
+    place = {item.id: number for number, item in enumerate(task.items)}
+    return sorted(records, key=lambda record: place[record["item"]])
+
+
+def fitting(backend: Backend, task: Task) -> Task:
+    """The task without the items that cannot be asked."""
+    failed = {record["item"] for record in answered(backend, task) if record["error"]}
+    return replace(task, items=tuple(item for item in task.items if item.id not in failed))
+
+
 def race(
     backend: Backend, harness: HFLM, task: Task, batch_sizes: Sequence[int], repeats: int
 ) -> list[tuple[float, float]]:
@@ -107,11 +131,7 @@ def race(
         return asked(requests, disable_tqdm=True)
 
     def ours() -> list[Any]:
-        return [
-            record
-            for start in range(0, len(task.items), backend.batch)
-            for record in ask(backend, task, task.items[start : start + backend.batch])
-        ]
+        return answered(backend, task)
 
     answers = ours()  # also the warm-up
     trials = []
