@@ -150,7 +150,7 @@ def test_sentences_say_what_is_known():
     [
         (answers(60, 5, 10, 24), "99 items are too few, 100 at least"),
         (answers(60, 5, 25, 26, passages_of=4), "29 passages are too few, 30 at least"),
-        (answers(5, 0, 45, 50), "only 5 answers differ in being right, 6 at least"),
+        (answers(5, 0, 45, 50), "one of them alone is right on only 5 items, and 6 are the least"),
         (
             (texts("A", 1.0, np.full(29, 9)), texts("B", 1.5, np.full(29, 9))),
             "29 documents are too few, 30 at least",
