@@ -407,10 +407,6 @@ def test_pattern(monkeypatch):
     assert time.monotonic() - start < 20
 
 
-def test_programs_wait_for_the_sandbox():
-    assert grading.needs_sandbox(item("x"), "def f(): pass").score is None
-
-
 def test_grading_is_instant_to_import():
     code = "import sys, behemoth.tasks.grading, behemoth.tasks.ifeval; "
     code += "print({'torch', 'sympy', 'langdetect', 'regex'} & set(sys.modules))"

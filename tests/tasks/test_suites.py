@@ -246,7 +246,7 @@ def test_tasks_that_share_nothing_are_not_told_of(write, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_no_suite_asks_for_programs_that_nothing_may_run_yet():
+def test_no_suite_asks_for_programs_without_being_told_to():
     text = "".join(path.read_text() for path in SUITES.glob("*.toml"))
     assert 'kind = "humaneval"' not in text
     assert 'kind = "mbpp"' not in text

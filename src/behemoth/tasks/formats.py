@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from behemoth.tasks import grading, ifeval, structure
+from behemoth.tasks import code, grading, ifeval, structure
 from behemoth.tasks.rows import Row, Wrong, strings
 from behemoth.tasks.task import Ask, Grade, Item
 
@@ -247,19 +247,21 @@ def ifeval_item(row: Row) -> Item:
 
 
 def humaneval(row: Row) -> Item:
-    """HumanEval: the body of a function. Graded by running its test, which needs the sandbox."""
+    """HumanEval: the body of a function. Graded by running its test."""
     facts = {"test": row.text("test"), "entry_point": row.text("entry_point")}
     solution = row.text("canonical_solution")
     return Item(row.own("task_id"), row.text("prompt"), answer=solution, solution=solution, facts=facts)
 
 
 def mbpp(row: Row) -> Item:
-    """MBPP, whole or sanitised. Graded by running its tests, which needs the sandbox."""
-    tests, code = row.texts("test_list"), row.text("code")
+    """MBPP, whole or sanitised. Graded by running its tests."""
+    tests, solution = row.texts("test_list"), row.text("code")
     wanted = f"{row.text('text', 'prompt')} Your code should pass these tests:"
     prompt = "\n".join(["You are an expert Python programmer, and here is your task: " + wanted, "", *tests])
-    facts = {"tests": list(tests), "setup": row.data.get("test_setup_code") or ""}
-    return Item(row.own("task_id"), prompt + "\n[BEGIN]\n", answer=code, solution=code, facts=facts)
+    imports = strings(row.data.get("test_imports") or (), "test_imports")
+    setup = "\n".join([*imports, row.data.get("test_setup_code") or ""])
+    facts = {"tests": list(tests), "setup": setup}
+    return Item(row.own("task_id"), prompt + "\n[BEGIN]\n", answer=solution, solution=solution, facts=facts)
 
 
 # --- a person's own rows ------------------------------------------------------------------------------------
@@ -359,7 +361,6 @@ def own(rows: Sequence[Row], grade: Grader | None = None) -> Format:
 
 # --- the formats --------------------------------------------------------------------------------------------
 
-CODE_STOP = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 MATHS_STOP = ("Question:", "</s>", "<|im_end|>")
 MMLU_HEAD = "The following are multiple choice questions (with answers) about {subject}.\n\n"
 MMLU_COLUMNS = ("question", "A", "B", "C", "D", "answer")
@@ -425,8 +426,8 @@ FORMATS: dict[str, Format] = {
         "pass@1",
         "HumanEval (Chen et al. 2021)",
         "MIT",
-        grading.needs_sandbox,
-        stop=CODE_STOP,
+        code.humaneval,
+        stop=code.HUMANEVAL_STOP,
         max_tokens=1024,
     ),
     "mbpp": _written(
@@ -434,8 +435,8 @@ FORMATS: dict[str, Format] = {
         "pass@1",
         "MBPP (Austin et al. 2021)",
         "CC-BY-4.0",
-        grading.needs_sandbox,
-        stop=("[DONE]",),
+        code.mbpp,
+        stop=code.MBPP_STOP,
         max_tokens=512,
     ),
 }

@@ -10,8 +10,8 @@ the last `READ` characters are read, and every search is linear: ten megabytes o
 `gsm8k` also carries the two scores that lm-eval reports, computed as lm-eval does, to compare with published
 numbers; its own verdict is the better one ("#### 18.00", "18 eggs" and "$18" are all 18).
 
-Leaves out: code, which is run in a sandbox (`needs_sandbox`); mixed numbers (3 1/2); judging free text. The form of
-an output is graded in `structure.py`, instructions in `ifeval.py`.
+Leaves out mixed numbers (3 1/2) and judging free text. The form of an output is graded in `structure.py`,
+instructions in `ifeval.py`, programs in `code.py`.
 """
 
 from __future__ import annotations
@@ -329,11 +329,6 @@ def _harness_match(reference: str, found: Sequence[str]) -> float:
 
 
 # --- the rest ------------------------------------------------------------------------------------------------
-
-
-def needs_sandbox(item: Item, output: str) -> Grade:
-    """For tasks whose answers are programs: kept, but not run, so not scored."""
-    return Grade(None, "a program, to be run in a sandbox; not scored", _short(output))
 
 
 def _short(text: str, limit: int = 200) -> str:
