@@ -28,7 +28,7 @@ class NotPlainError(Exception):
 
 
 class OverError(BaseException):
-    """The program under test is of no use any more; no test may catch this."""
+    """The program under test is of no use any more. A test that catches this does not pass for it."""
 
     def __init__(self, outcome: str, why: str) -> None:
         super().__init__(why)
@@ -60,7 +60,7 @@ PLAIN: dict[type, Callable[[Any], Any]] = {
     float: float.hex,
     complex: lambda value: [value.real.hex(), value.imag.hex()],
     bytes: bytes.hex,
-    **{kind: type for kind in (str, dict, list, tuple, set, frozenset)},  # told apart above
+    **dict.fromkeys((str, dict, list, tuple, set, frozenset), type),  # told apart above
 }
 
 
@@ -150,7 +150,16 @@ def check(setup: dict[str, Any], ask_fd: int, answer_fd: int, verdict_fd: int) -
         except (ValueError, RecursionError):
             raise OverError("failed", "the program answered in no form") from None
 
+    over: list[OverError] = []
+
     def call(name: str, arguments: tuple, named: dict[str, Any]) -> Any:
+        try:
+            return asked(name, arguments, named)
+        except OverError as error:
+            over.append(error)
+            raise
+
+    def asked(name: str, arguments: tuple, named: dict[str, Any]) -> Any:
         request = json.dumps([name, encode(arguments), encode(named)]).encode() + b"\n"
         try:
             left = memoryview(request)
@@ -192,14 +201,14 @@ def check(setup: dict[str, Any], ask_fd: int, answer_fd: int, verdict_fd: int) -
         sys.modules["tests"] = module
         module.__dict__.update({here: remote(there) for here, there in setup["calls"].items()})
         exec(compile(setup["test"], "tests", "exec"), module.__dict__)  # allowed: this is the sandbox
-    except OverError as over:
-        tell(over.outcome, over.why)
+        verdict = "passed", ""
     except MemoryError:
-        tell("memory", "out of memory")
+        verdict = "memory", "out of memory"
+    except OverError as error:
+        verdict = error.outcome, error.why
     except BaseException as error:
-        tell("failed", _where(error, setup["test"]))
-    else:
-        tell("passed")
+        verdict = "failed", _where(error, setup["test"])
+    tell(*next(((error.outcome, error.why) for error in over), verdict))
 
 
 def _raised(kind: str, why: str) -> BaseException:
@@ -217,7 +226,9 @@ def _raised(kind: str, why: str) -> BaseException:
 
 def _where(error: BaseException, test: str) -> str:
     """The line of the tests at which they stopped, with the reason if it has one."""
-    numbers = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "tests"]
+    numbers = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "tests"
+    ]
     lines = test.splitlines()
     line = lines[numbers[-1] - 1].strip() if numbers and numbers[-1] and numbers[-1] <= len(lines) else ""
     said = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: {_short(error)}"
@@ -245,8 +256,9 @@ def limit(setup: dict[str, Any]) -> None:
 
 def main() -> None:
     setup = json.load(sys.stdin)
-    sys.stdin.close()
-    os.open(os.devnull, os.O_RDONLY)  # takes the place of standard input
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     limit(setup)
     (serve if setup["role"] == "serve" else check)(setup, *map(int, sys.argv[1:]))
 

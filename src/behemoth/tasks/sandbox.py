@@ -32,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +42,14 @@ from behemoth.base.errors import InputError
 Outcome = Literal["passed", "failed", "timeout", "memory", "output", "crashed"]
 INSIDE = Path(__file__).with_name("inside.py")
 ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", "PATH": "/usr/bin:/bin", "PYTHONHASHSEED": "0"}
-PYTHON = ("-s", "-S", "-P", "-B", "-u", "-c")  # no site-packages, no sitecustomize, nothing from the working directory
+PYTHON = (
+    "-s",
+    "-S",
+    "-P",
+    "-B",
+    "-u",
+    "-c",
+)  # no site-packages, no sitecustomize, nothing from the working directory
 VERDICT_BYTES = 16_384
 GRACE_SECONDS = 5.0  # for killed processes to be gone
 
@@ -192,10 +199,8 @@ def _readable(content: bytes) -> Iterator[int]:
 def _kill(child: subprocess.Popen[bytes], unsafe: bool) -> None:
     """With the first process of a namespace goes the rest; unprotected, what stayed in its session."""
     if unsafe:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
     child.kill()
     child.wait()
 
@@ -293,7 +298,14 @@ def _walls(limits: Limits, filter_fd: int) -> list[str]:
         shown.append(python)
     devices = [f"/dev/{name}" for name in ("null", "zero", "urandom", "random")]
     return [
-        *("bwrap", "--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"),
+        *(
+            "bwrap",
+            "--unshare-all",
+            "--unshare-user",
+            "--disable-userns",
+            "--die-with-parent",
+            "--new-session",
+        ),
         *("--cap-drop", "ALL", "--uid", "65534", "--gid", "65534", "--hostname", "sandbox"),
         *(word for path in shown for word in ("--ro-bind", str(path), str(path))),
         *(word for path in devices for word in ("--dev-bind", path, path)),
@@ -317,11 +329,42 @@ FILTERS: dict[str, tuple[int, tuple[int, ...]]] = {
             *(41, 53),  # socket, socketpair
             *(319, 29, 64, 68, 240),  # memfd_create, shmget, semget, msgget, mq_open
             *(101, 310, 311, 312),  # ptrace, process_vm_readv, process_vm_writev, kcmp
-            *(165, 166, 155, 161, 272, 308, 304),  # mount, umount2, pivot_root, chroot, unshare, setns, open_by_handle_at
-            *(321, 298, 323, 248, 249, 250),  # bpf, perf_event_open, userfaultfd, add_key, request_key, keyctl
-            *(175, 176, 313, 246, 320, 169),  # init_module, delete_module, finit_module, kexec_load, _file_load, reboot
+            *(
+                165,
+                166,
+                155,
+                161,
+                272,
+                308,
+                304,
+            ),  # mount, umount2, pivot_root, chroot, unshare, setns, by_handle
+            *(
+                321,
+                298,
+                323,
+                248,
+                249,
+                250,
+            ),  # bpf, perf_event_open, userfaultfd, add_key, request_key, keyctl
+            *(
+                175,
+                176,
+                313,
+                246,
+                320,
+                169,
+            ),  # init_module, delete_module, finit_module, kexec_load, _file_load, reboot
             *(103, 135, 154, 172, 173, 279),  # syslog, personality, modify_ldt, iopl, ioperm, move_pages
-            *(163, 164, 227, 167, 168, 170, 171, 179),  # acct, settimeofday, clock_settime, swapon and off, names, quotactl
+            *(
+                163,
+                164,
+                227,
+                167,
+                168,
+                170,
+                171,
+                179,
+            ),  # acct, setting clocks, swap and names, quotactl
             *_EVERYWHERE,
         ),
     ),
