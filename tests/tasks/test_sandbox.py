@@ -217,14 +217,14 @@ def canary(tmp_path_factory):
     assert not left_over()
 
 
-def left_over() -> list[psutil.Process]:
+def left_over() -> list[int]:
     """Processes that run what runs inside, wherever they went, and what is left of bubblewrap's."""
     mark = sandbox.INSIDE.read_text()[:60]
-    children = psutil.Process().children(recursive=True)
-    found = [process for process in children if process.name().startswith("bwrap")]
-    for process in psutil.process_iter(["cmdline"]):
-        if any(word.startswith(mark) for word in process.info["cmdline"] or ()):
-            found.append(process)
+    found = []
+    for process in psutil.process_iter(["cmdline", "name", "ppid"]):
+        inside = any(word.startswith(mark) for word in process.info["cmdline"] or ())
+        if inside or (process.info["ppid"] == os.getpid() and process.info["name"] == "bwrap"):
+            found.append(process.pid)
     return found
 
 
