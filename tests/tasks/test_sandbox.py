@@ -4,6 +4,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -316,6 +318,19 @@ def test_many_at_once_do_not_disturb_each_other(canary):
     with ThreadPoolExecutor(8) as pool:
         outcomes = list(pool.map(one, range(48)))
     assert outcomes == ["passed", "failed", "failed"] * 16
+    assert gone()
+
+
+@isolated
+def test_nothing_outlives_a_parent_that_is_killed():
+    code = "from behemoth.tasks.sandbox import run; run('while True: pass', '', {})"
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    until = time.monotonic() + 10
+    while len(left_over()) < 4 and time.monotonic() < until:
+        time.sleep(0.05)
+    assert left_over()
+    parent.kill()
+    parent.wait()
     assert gone()
 
 

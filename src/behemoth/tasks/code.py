@@ -32,18 +32,17 @@ def humaneval(item: Item, output: str) -> Grade:
     """The body of the function, or all of it, passes the task's `check`."""
     name, prompt = item.facts["entry_point"], item.prompt
     test = f"{prompt}{item.answer}\n{item.facts['test']}\ncheck(candidate)\n"
-    return _graded(humaneval_program(prompt, name, output), test, {"candidate": name})
+    return graded(humaneval_program(prompt, name, output), test, {"candidate": name})
 
 
 def humaneval_program(prompt: str, name: str, output: str) -> str:
     """The prompt and what continues it; a whole function takes the place of the one in the prompt."""
-    block = fenced(output)
-    written = output if block is None else block
+    whole = written(output)
     start = re.compile(rf"^def {re.escape(name)}\b", re.MULTILINE)
-    if not start.search(written):
-        return prompt + cut(written, HUMANEVAL_STOP)
+    if not start.search(whole):
+        return prompt + cut(whole, HUMANEVAL_STOP)
     before = start.split(prompt, maxsplit=1)[0]
-    return before + "\n" + written
+    return before + "\n" + whole
 
 
 def mbpp(item: Item, output: str) -> Grade:
@@ -56,9 +55,7 @@ def mbpp(item: Item, output: str) -> Grade:
         return Grade(None, "the tests or the reference cannot be read as Python")
     if wanted & classes:
         return Grade(None, "the tests build objects of a class of the program, which stay in its sandbox")
-    written = cut(output, MBPP_STOP)
-    block = fenced(written)
-    return _graded(written if block is None else block, test, {name: name for name in wanted})
+    return graded(written(cut(output, MBPP_STOP)), test, {name: name for name in wanted})
 
 
 def called(test: str) -> set[str]:
@@ -77,13 +74,14 @@ def cut(text: str, stops: Sequence[str]) -> str:
     return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 
-def fenced(text: str) -> str | None:
-    """The first fenced block that holds a function, else the first; None without any."""
+def written(text: str) -> str:
+    """The first fenced block that holds a function, else the first; all of a text without any."""
     blocks = [match[1] for match in _FENCED.finditer(text)]
-    return next((block for block in blocks if "def " in block), blocks[0] if blocks else None)
+    return next((block for block in blocks if "def " in block), blocks[0] if blocks else text)
 
 
-def _graded(program: str, test: str, calls: dict[str, str]) -> Grade:
+def graded(program: str, test: str, calls: dict[str, str]) -> Grade:
+    """The program under a test, as `sandbox.run` has them."""
     unsafe = os.environ.get(UNSAFE) == "1"
     if not unsafe and (problem := sandbox.refusal()):
         return Grade(None, problem)
