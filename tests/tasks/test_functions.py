@@ -5,6 +5,7 @@ import pytest
 from behemoth.base.errors import InputError
 from behemoth.tasks import sandbox
 from behemoth.tasks.functions import functions
+from behemoth.tasks.suite import load
 from behemoth.tasks.task import check_splits
 
 isolated = pytest.mark.skipif(bool(sandbox.refusal()), reason=f"no sandbox here: {sandbox.refusal()}")
@@ -34,6 +35,7 @@ def test_references_pass_and_others_fail():
     for item, other in zip(task.items, (*task.items[1:], task.items[0]), strict=True):
         assert task.grade(item, item.solution).score == 1
         assert task.grade(item, f"Like this:\n```python\n{item.solution}```\n").score == 1
+        assert task.grade(item, f"\n{item.solution}\n\nWrite another function (").score == 1
         assert task.grade(item, other.solution).score == 0
         assert task.grade(item, "def solve(x): return 0").score == 0
 
@@ -45,6 +47,13 @@ def test_no_constant_passes():
     for item in task.items:
         assert task.grade(item, "def solve(x): return 0").score == 0, item
         assert task.grade(item, item.solution).score == 1, item
+
+
+def test_a_suite_asks_for_them(tmp_path):
+    path = tmp_path / "suite.toml"
+    path.write_text('[[tasks]]\nkind = "functions"\nitems = 7\nsteps = 3\nseed = 4\nname = "mine"\n')
+    task = load(path).tasks[0]
+    assert (task.name, task.items) == ("mine", functions(7, 3, seed=4).items)
 
 
 def test_too_much_is_refused():

@@ -54,7 +54,9 @@ BARREN = 2000  # draws without a new problem, after which there are taken to be 
 LISTS = 30  # hidden tests of a problem
 
 
-def functions(items: int = 200, steps: int = 2, split: Split = "test", seed: int = 0) -> Task:
+def functions(
+    items: int = 200, steps: int = 2, split: Split = "test", seed: int = 0, name: str = "functions"
+) -> Task:
     """Problems of so many steps before the last, each unlike the others."""
     if not 1 <= steps <= 4 or items < 1:
         raise InputError(
@@ -75,9 +77,7 @@ def functions(items: int = 200, steps: int = 2, split: Split = "test", seed: int
             continue
         barren, found[item.id] = 0, item
     made = tuple(found.values())
-    return Task(
-        "functions", "generate", made, "pass@1", grade, ("\n\n",), 256, source="behemoth", licence="CC0-1.0"
-    )
+    return Task(name, "generate", made, "pass@1", grade, source="behemoth", licence="CC0-1.0")
 
 
 def side(chain: list[Step]) -> Split:
@@ -95,9 +95,10 @@ def problem(chain: list[Step]) -> Item:
 
 
 def grade(item: Item, output: str) -> Grade:
-    """The function gives what the reference gives, for lists that it has not seen."""
+    """The function gives what the reference gives. It is a fenced block, or all up to the first empty line."""
     draw = random.Random(item.id)
     lists = [[], [0], *([draw.randint(-12, 12) for _ in range(draw.randint(1, 9))] for _ in range(LISTS - 2))]
     reference = item.answer.replace("def solve", "def expected", 1)
     test = f"{reference}\nfor x in {lists!r}:\n    assert solve(list(x)) == expected(x), x\n"
-    return code.graded(code.written(output), test, {"solve": "solve"})
+    program = code.written(output) if "```" in output else code.cut(output.lstrip("\n"), ("\n\n",))
+    return code.graded(program, test, {"solve": "solve"})

@@ -30,6 +30,7 @@ from behemoth.base.errors import InputError, RecipeError
 from behemoth.base.logs import say
 from behemoth.tasks.arithmetic import Form, Operation, arithmetic
 from behemoth.tasks.formats import FORMATS, GRADERS
+from behemoth.tasks.functions import functions
 from behemoth.tasks.next_passage import next_passage
 from behemoth.tasks.readers import Place, Read, Wanted, read_documents, read_task
 from behemoth.tasks.task import Task, asked
@@ -96,6 +97,16 @@ class ArithmeticTask(Strict):
     seed: int = 0
 
 
+class FunctionsTask(Strict):
+    """Small functions to write from a sentence."""
+
+    kind: Literal["functions"]
+    name: str = "functions"
+    items: int = Field(200, gt=0)
+    steps: int = Field(2, ge=1, le=4)
+    seed: int = 0
+
+
 class PassageTask(Strict):
     """Which passage follows? Made of the documents of a file with `text` (and `id`) in its rows."""
 
@@ -107,12 +118,13 @@ class PassageTask(Strict):
     seed: int = 0
 
 
-Spec = FileTask | ArithmeticTask | PassageTask
+Spec = FileTask | ArithmeticTask | FunctionsTask | PassageTask
 KINDS: dict[str, type[Spec]] = {
     **dict.fromkeys(FORMATS, FileTask),
     "blimp": BlimpTask,
     "rows": RowsTask,
     "arithmetic": ArithmeticTask,
+    "functions": FunctionsTask,
     "next_passage": PassageTask,
 }
 
@@ -201,6 +213,9 @@ def _read(spec: Spec, folder: Path) -> Read:
         case ArithmeticTask():
             task = arithmetic(**{key: value for key, value in spec if key != "kind"})
             return Read(task, task.items)
+        case FunctionsTask():
+            task = functions(spec.items, spec.steps, seed=spec.seed, name=spec.name)
+            return Read(task, task.items)
         case PassageTask():
             path = _path(spec.path, folder)
             task = next_passage(
@@ -251,7 +266,7 @@ def _wanted(spec: FileTask, folder: Path) -> Wanted:
 
 def _name(spec: Spec) -> str:
     """As it is called, else after its file."""
-    path = "" if isinstance(spec, ArithmeticTask) or spec.path is None else spec.path
+    path = "" if isinstance(spec, (ArithmeticTask, FunctionsTask)) or spec.path is None else spec.path
     return spec.name or Path(path).name.split(".")[0] or spec.kind
 
 
