@@ -702,8 +702,8 @@ def values(file: str, **changes: Any) -> Callable[[Path], None]:
     return edit
 
 
-GATE_UP = hf_name("layers.1.feed_forward.experts.gate_up_proj")
-ROUTER = hf_name("layers.1.feed_forward.router.weight")
+GATE_UP = hf_name("layers.1.feed_forward.experts.gate_up_proj", SCOUT)
+ROUTER = hf_name("layers.1.feed_forward.router.weight", SCOUT)
 
 
 def swap(found: dict[str, Tensor]) -> None:
