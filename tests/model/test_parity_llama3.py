@@ -150,7 +150,9 @@ def test_the_cached_engine_writes_what_transformers_writes(tmp_path: Path) -> No
     model = through_disk(theirs, tmp_path)
     prompt = rows(12)[:1]
     theirs.generation_config.eos_token_id = None
-    written = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=30, do_sample=False)
+    written = theirs.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=30, do_sample=False
+    )
     (answer,) = Engine(model).generate([prompt[0].tolist()], max_tokens=30)
     assert answer.tokens == written[0, 12:].tolist()
 
@@ -207,7 +209,9 @@ def test_no_setting_is_ignored(key: str, tmp_path: Path) -> None:
 
 def test_every_setting_has_a_check() -> None:
     checked = {key.partition(".")[0] for key in CHANGED}
-    assert checked - {"rope_parameters"} | IN_SHAPES | NOT_COMPUTED == {key for key, _ in llama3.KEYS.values()}
+    assert checked - {"rope_parameters"} | IN_SHAPES | NOT_COMPUTED == {
+        key for key, _ in llama3.KEYS.values()
+    }
     scaling = {key.partition(".")[2] for key in CHANGED if "." in key}
     assert scaling == {*SCALING_KEYS.values(), "rope_theta", "rope_type"}
     said = {*llama3.KEYS, *llama3.MEANT, *llama3.IDLE, "rope_theta", "rope_scaling"}

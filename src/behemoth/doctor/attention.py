@@ -139,7 +139,7 @@ def cached(p: Patient) -> list[Finding]:
     """The engine's way (prompts of several lengths at once, then token by token) against one forward."""
     model, rows = p.probe, p.probe_rows
     T = rows.shape[1]
-    chunk = min(model.config.chunk_size, T // 2)  # without chunks in reach, prompts of three lengths all the same
+    chunk = min(model.config.chunk_size, T // 2)  # prompts of three lengths where no chunk is in reach, too
     clear_B = decided(model, rows)
     lengths = [max(1, min(length, T - STEPS)) for length in (chunk - 2, chunk // 2 + 1, 2 * chunk - 1)][
         : len(rows)

@@ -77,7 +77,7 @@ KINDS: dict[str, type] = {
 
 ROPE_THETA = 500_000.0  # where a config.json is silent
 SUPPORTED = (
-    "what is read are 'llama4_text' (or 'llama4', its text) and 'llama' (Llama 3 and what is built like it: dense, "
+    "supported are 'llama4_text' (or 'llama4', its text) and 'llama' (Llama 3 and what is built like it: dense, "
     "no biases, no sliding window)"
 )
 
@@ -97,19 +97,22 @@ def config_to_hf(config: ModelConfig, tokens: Mapping[str, int | list[int]] | No
 
     tokens: bos_token_id, eos_token_id, pad_token_id, if known.
     """
-    if llama3.fits(config):
-        hf, unsaid = llama3.config_to_hf(config), llama3.idle(config)
-    else:
-        hf, unsaid = _llama4_to_hf(config), {"score_on": config.score_on} if config.score_on != "input" else {}
+    hf, unsaid = (llama3.config_to_hf, llama3.idle) if llama3.fits(config) else (_llama4_to_hf, _not_llama4)
+    kept = unsaid(config)
     return {
-        **hf,
+        **hf(config),
         "rope_parameters": _rope_to_hf(config),
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,
         **(tokens or {}),
-        **({OURS: unsaid} if unsaid else {}),
+        **({OURS: kept} if kept else {}),
     }
+
+
+def _not_llama4(config: ModelConfig) -> dict[str, Any]:
+    """What Llama4TextConfig has no word for."""
+    return {"score_on": config.score_on} if config.score_on != "input" else {}
 
 
 def _llama4_to_hf(config: ModelConfig) -> dict[str, Any]:
