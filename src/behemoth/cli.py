@@ -187,7 +187,9 @@ def experts(
 
 @app.command("import")
 def import_(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A Hugging Face Llama 4 directory.")],
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A Hugging Face directory of a Llama 4 or Llama 3.")
+    ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory to make.")],
     as_json: AsJson = False,
 ) -> None:

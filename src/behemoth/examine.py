@@ -29,6 +29,7 @@ from behemoth.base.logs import say
 from behemoth.data.corpus import Corpus, HeldOut
 from behemoth.doctor.examination import Examination, as_json, timed, verdict
 from behemoth.doctor.patient import Patient, Source
+from behemoth.model import llama3
 from behemoth.model.config import ModelConfig
 from behemoth.model.cost import count_parameters
 from behemoth.model.open import RECEIPT, Opened, open_model
@@ -211,7 +212,7 @@ def in_little(config: ModelConfig) -> ModelConfig:
     groups = config.num_heads // config.num_kv_heads
     many = config.num_experts > 32  # in few dimensions some of many router rows are never the largest
     width = (64 if many else 32) if config.vocab_size > 2**16 else (128 if many else 64)
-    return config.model_copy(
+    small = config.model_copy(
         update={
             "hidden_size": width,
             "num_layers": min(config.num_layers, max(4, min(2 * pattern, 8))),
@@ -225,6 +226,9 @@ def in_little(config: ModelConfig) -> ModelConfig:
             "context_length": min(config.context_length, LITTLE_ROW),
         }
     )
+    if llama3.fits(config):  # no chunks, in little as in large
+        small = small.model_copy(update={"chunk_size": small.context_length})
+    return small
 
 
 def drawn(config: ModelConfig) -> Transformer:

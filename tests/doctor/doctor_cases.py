@@ -211,9 +211,9 @@ def replace_dtype(model: Transformer, dtype: torch.dtype) -> Transformer:
     return rounded
 
 
-def imported(run: Path, workspace: Path) -> Patient:
+def imported(run: Path, workspace: Path, shape: ModelConfig) -> Patient:
     """A model that transformers drew and saved, with a tokenizer and a template that are not ours."""
-    from transformers import Llama4ForCausalLM, Llama4TextConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
     tokenizer = Tokenizer.load(open_model(run).tokenizer_directory)
@@ -222,8 +222,8 @@ def imported(run: Path, workspace: Path) -> Patient:
         "eos_token_id": [tokenizer.eos_id],
         "pad_token_id": tokenizer.pad_id,
     }
-    config = SCOUT.model_copy(update={"init_std": 0.05, "num_experts": 8})
-    theirs = Llama4ForCausalLM(Llama4TextConfig(**config_to_hf(config, ids)))
+    hf = config_to_hf(shape, ids)
+    theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(**hf))
     theirs.save_pretrained(workspace / "theirs")
     tokenizer.save(workspace / "theirs")
     (workspace / "theirs" / "chat_template.jinja").write_text(
@@ -232,12 +232,23 @@ def imported(run: Path, workspace: Path) -> Patient:
     return patient_of(open_model(workspace / "theirs"), workspace)
 
 
+LLAMA3 = SCOUT.model_copy(
+    update={"num_experts": 0, "nope_every": 0, "qk_norm": False, "chunk_size": SCOUT.context_length}
+)
 HEALTHY: dict[str, Callable[[Path, Path], Patient]] = {
     "a run's teacher, 32 steps": patient,
     "its student, distilled for 16 steps": partial(patient, member="student"),
     "the student's control": partial(patient, member="student-control"),
     "the teacher exported in bf16": in_bf16,
-    "drawn and saved by transformers, like Scout": imported,
+    "drawn and saved by transformers, like Scout": partial(
+        imported, shape=SCOUT.model_copy(update={"init_std": 0.05, "num_experts": 8})
+    ),
+    "drawn and saved by transformers, like Llama 3": partial(
+        imported, shape=LLAMA3.model_copy(update={"init_std": 0.05, "tie_embeddings": True})
+    ),
+    "like Llama 3: dense, positions everywhere, no chunks, 24 steps": partial(
+        shaped, changes={name: getattr(LLAMA3, name) for name in LLAMA3.model_fields_set}, steps=24
+    ),
     **{name: partial(shaped, changes=changes, steps=steps) for name, (changes, steps) in SHAPES.items()},
 }
 
@@ -702,8 +713,8 @@ def values(file: str, **changes: Any) -> Callable[[Path], None]:
     return edit
 
 
-GATE_UP = hf_name("layers.1.feed_forward.experts.gate_up_proj")
-ROUTER = hf_name("layers.1.feed_forward.router.weight")
+GATE_UP = hf_name("layers.1.feed_forward.experts.gate_up_proj", SCOUT)
+ROUTER = hf_name("layers.1.feed_forward.router.weight", SCOUT)
 
 
 def swap(found: dict[str, Tensor]) -> None:

@@ -217,6 +217,23 @@ def test_another_architecture_opens_through_transformers(gpt2: Path) -> None:
         assert abs(answer.logprob - alone.logprob) < 1e-4
 
 
+def test_a_llama3_is_asked_through_transformers_until_it_is_ours(save_llama3, tmp_path: Path) -> None:
+    """Somebody else's directory; one that we wrote, by its receipt or by its tokenizer's hash."""
+    directory = save_llama3(tmp_path / "theirs")
+    assert open_backend(directory).kind == "transformers"
+    theirs = open_backend(directory).likelihoods([("the model", " reads the text")])
+    config = read_json(directory / "config.json")
+    write_json(directory / "config.json", config | {"behemoth": {}})
+    assert open_backend(directory).kind == "behemoth"
+    ours = open_backend(directory).likelihoods([("the model", " reads the text")])
+    write_json(directory / "config.json", config)
+    write_json(directory / "receipt.json", {"files": {}})
+    assert open_backend(directory).kind == "behemoth"
+    (a,), (b,) = ours, theirs
+    assert isinstance(a, Likelihood) and isinstance(b, Likelihood)
+    assert a.tokens == b.tokens and math.isclose(a.logprob, b.logprob, abs_tol=1e-4)
+
+
 def test_another_architecture_scores_as_its_logits_say(gpt2: Path) -> None:
     backend = open_transformers(gpt2, bos=True)
     row = backend.pair(("He had two", " apples and"))

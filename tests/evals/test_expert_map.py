@@ -95,6 +95,13 @@ def test_kinds_of_tokens(token, kind):
     assert kind_of(token) == kind
 
 
+def test_a_dense_model_has_no_map_and_nothing_to_remove(tiny_config):
+    model = Transformer(tiny_config.model_copy(update={"num_experts": 0}))
+    documents = [Document("a", "s", np.arange(20), 20)]
+    assert expert_map(model, documents, str, context=16) == []
+    assert losses_without(model, documents, context=16) == []
+
+
 def test_kinds_are_shares_of_what_an_expert_reads():
     documents = [Document("a", "s", np.array([2] * 30 + [4] * 10 + [3] * 20 + [5]), 61)]
     names = {2: " word", 4: "7", 3: "\n", 5: "."}

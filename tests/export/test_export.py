@@ -17,6 +17,7 @@ from behemoth.export.hf import export, export_all
 from behemoth.export.imports import import_model
 from behemoth.export.receipt import answer
 from behemoth.export.reference import BEYOND, TRIES, ask
+from behemoth.model import llama3
 from behemoth.model.config import ModelConfig, RopeScaling
 from behemoth.model.open import Opened, open_model
 from behemoth.model.transformer import Transformer
@@ -286,6 +287,98 @@ def test_what_went_out_comes_in(
     again, before = load_file(tmp_path / "again" / WEIGHTS), load_file(out / WEIGHTS)
     for name, tensor in again.items():
         assert torch.equal(tensor, before[f"language_model.{name}" if multimodal else name])
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"tie_word_embeddings": True, "num_key_value_heads": 1, "use_cache": True},
+        {"num_key_value_heads": 4, "rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0}},
+        {"dtype": "bfloat16", "head_dim": 16, "pretraining_tp": 2},
+    ],
+    ids=["untied, scaled", "tied, one key head", "plain RoPE", "bf16, wide heads"],
+)
+def test_a_llama3_comes_in_and_goes_out_as_it_was(
+    save_llama3: Callable[..., Path], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    source = save_llama3(tmp_path / "theirs", **changes)
+    receipt = import_model(source, tmp_path / "run")
+    assert receipt["verdict"] == "match" and receipt["files"][WEIGHTS] == sha256(source / WEIGHTS)
+    assert check(receipt, "logits, text")["note"] == "" and check(receipt, "logits, text")["value"] > 0
+    opened = open_model(tmp_path / "run")
+    assert llama3.fits(opened.model.config)
+    assert export(opened, tmp_path / "again")["verdict"] == "match"
+    before, after = load_file(source / WEIGHTS), load_file(tmp_path / "again" / WEIGHTS)
+    assert before.keys() == after.keys()
+    assert all(x.dtype == after[name].dtype and torch.equal(x, after[name]) for name, x in before.items())
+    theirs, ours = (AutoConfig.from_pretrained(path).to_dict() for path in (source, tmp_path / "again"))
+    about_use = {"use_cache", "pretraining_tp", "pad_token_id", "_name_or_path"}
+    assert {key for key in theirs if theirs[key] != ours.get(key)} <= about_use
+    assert not list(tmp_path.glob("*.receipt-failed.json"))
+
+
+@pytest.mark.slow
+def test_a_llama3_in_and_out_through_fresh_processes(
+    save_llama3: Callable[..., Path], tmp_path: Path
+) -> None:
+    source = save_llama3(tmp_path / "theirs", tie_word_embeddings=True)
+    assert import_model(source, tmp_path / "run")["versions"].keys() >= {"torch", "transformers"}
+    assert export(open_model(tmp_path / "run"), tmp_path / "again")["verdict"] == "match"
+    assert sha256(source / WEIGHTS) == sha256(tmp_path / "again" / WEIGHTS)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("way", ["to_pairs", "to_halves"])
+def test_rows_in_the_wrong_order_are_found(
+    save_llama3: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """Reordered one way only, either way."""
+    source = save_llama3(tmp_path / "theirs")
+    monkeypatch.setattr(llama3, way, lambda weight, _: weight)
+    with pytest.raises(AnswerIsNo, match="was not imported") as error:
+        import_model(source, tmp_path / "run")
+    assert "self_attn.q_proj.weight" in str(error.value)
+    assert ("first differs after layer 0" in str(error.value)) == (way == "to_pairs")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("here")
+def test_a_layout_that_errs_both_ways_is_found_by_the_answers(
+    save_llama3: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for way in ("to_pairs", "to_halves"):
+        monkeypatch.setattr(llama3, way, lambda weight, _: weight)
+    with pytest.raises(AnswerIsNo, match="first differs after layer 0"):
+        import_model(save_llama3(tmp_path / "theirs"), tmp_path / "run")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_dense_model_of_ours_in_llama3s_form_is_exported_so(opened: Opened, tmp_path: Path) -> None:
+    plain = {"num_experts": 0, "nope_every": 0, "qk_norm": False}
+    for name, more, model_type in (
+        ("fits", {"chunk_size": 32}, "llama"),
+        ("has chunks", {"chunk_size": 16}, "llama4_text"),
+    ):
+        model = with_config(opened, **plain, **more)
+        receipt = export(model, tmp_path / name)
+        assert json.loads((tmp_path / name / CONFIG).read_text())["model_type"] == model_type
+        assert ("chunk border" in check(receipt, "logits, text")["note"]) == (model_type == "llama4_text")
+        back = open_model(tmp_path / name).model
+        assert back.config == model.model.config
+        assert all(torch.equal(back.state_dict()[k], x) for k, x in model.model.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "mixtral"])
+def test_another_architecture_is_refused_by_name(
+    save_llama3: Callable[..., Path], tmp_path: Path, kind: str
+) -> None:
+    source = save_llama3(tmp_path / "theirs")
+    edit(CONFIG, model_type=kind)(source)
+    with pytest.raises(InputError, match=rf"model_type = '{kind}' is not supported; supported are .*'llama'"):
+        import_model(source, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def give_eyes(directory: Path) -> None:

@@ -53,7 +53,7 @@ def theirs(model: Transformer, attention: str = "eager", **changes: Any) -> Llam
     config = Llama4TextConfig(**(config_to_hf(model.config) | changes), attn_implementation=attention)
     oracle = Llama4ForCausalLM(config)
     oracle.load_state_dict(
-        {hf_name(name): tensor for name, tensor in model.state_dict().items()}, strict=True
+        {hf_name(name, model.config): tensor for name, tensor in model.state_dict().items()}, strict=True
     )
     return oracle.to(model.embed_tokens.weight.dtype).eval()
 
@@ -117,7 +117,7 @@ def test_every_gradient_is_theirs(shape: str) -> None:
     expected = dict(oracle.named_parameters())
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
-        their_gradient = expected[hf_name(name)].grad
+        their_gradient = expected[hf_name(name, model.config)].grad
         assert their_gradient.abs().max() > 0, name
         assert largest(parameter.grad, their_gradient) < 1e-5 * max(1, their_gradient.abs().max()), name
 
@@ -125,7 +125,7 @@ def test_every_gradient_is_theirs(shape: str) -> None:
 @pytest.mark.parametrize("shape", ["scout", "maverick", "dense"])
 def test_names_and_shapes_are_theirs(shape: str) -> None:
     model = ours(SHAPES[shape])
-    found = {hf_name(name): tensor.shape for name, tensor in model.state_dict().items()}
+    found = {hf_name(name, model.config): tensor.shape for name, tensor in model.state_dict().items()}
     assert found == {name: tensor.shape for name, tensor in theirs(model).state_dict().items()}
 
 

@@ -158,7 +158,7 @@ def test_released_settings_are_read(wrapped: bool) -> None:
 
 
 REFUSED = [
-    ("model_type", "llama"),
+    ("model_type", "qwen3"),
     ("hidden_act", "gelu"),
     ("attention_bias", True),
     ("attention_dropout", 0.1),

@@ -1,9 +1,9 @@
 import re
 import subprocess
 import sys
-from html.parser import HTMLParser
 
 import pytest
+from html_reader import Reader
 
 from behemoth.report.compare import HIDDEN, beginning, compare_page, legible, long_text, write_compare
 from behemoth.report.forest import fit, forest, plain, signed
@@ -13,40 +13,6 @@ HOSTILE = (
 )
 TURNED = "\u202egnirts\u202c \u200b\u2066שלום مرحبا\u2069 Z\u0335\u0321\u0344a 中文 \u2028\U000e0041"
 LONG = "The answer is 18. " * 4000
-
-
-class Reader(HTMLParser):
-    """Elements with their attributes, what is seen, and whether every element was closed in order."""
-
-    VOID = ("meta", "input")
-
-    def __init__(self, page):
-        super().__init__()
-        self.elements, self.open, self.text, self.problems = [], [], [], []
-        self.feed(page)
-        self.close()
-
-    def handle_starttag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.elements.append((tag, dict(attributes)))
-
-    def handle_endtag(self, tag):
-        if not self.open or self.open.pop() != tag:
-            self.problems.append(tag)
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] != "style":
-            self.text.append(data)
-
-    def said(self):
-        return " ".join("".join(self.text).split())
-
-    def named(self, tag):
-        return [attributes for found, attributes in self.elements if found == tag]
 
 
 def side(score, half, items=400, errors=0):

@@ -52,6 +52,32 @@ def test_training_text_is_refused_with_a_lone_surrogate():
         Tokenizer.train(["fine", "\udc00"], 320)
 
 
+def test_a_tokenizer_of_llama3s_kind(save_llama3, tmp_path):
+    """Its own expression, bos and ends; nothing added by its template; text that looks special stays text."""
+    from transformers import AutoTokenizer
+
+    save_llama3(tmp_path)
+    ours, theirs = Tokenizer.from_huggingface(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    for text in ("the model's text, 1981 and 20261;\r\n\n  x\t", "Größe 数学 🙂 it'LL", "", " \n "):
+        ids = ours.encode(text)
+        assert ids == theirs.encode(text, add_special_tokens=False)
+        assert ours.decode(ids) == text and ours.encode_batch([text]) == [ids]
+    assert len(ours.encode("198")) == 1 and len(ours.encode("1981")) == 2  # digits in threes
+    looking = "<|begin_of_text|>plain<|eot_id|>"
+    assert not set(ours.encode(looking)) & set(ours.special_tokens.values())
+    named = ours.special_tokens
+    assert (ours.bos_id, ours.eos_id, ours.eot_id) == (
+        named["<|begin_of_text|>"],
+        named["<|eot_id|>"],
+        named["<|eot_id|>"],
+    )
+    assert ours.pad_id == named["<|finetune_right_pad_id|>"]
+    assert set(ours.stop_ids) == {named[name] for name in ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")}
+    ours.save(tmp_path / "again")
+    again = Tokenizer.load(tmp_path / "again")
+    assert (again.sha256, again.names) == (ours.sha256, ours.names)
+
+
 def test_digits_stand_alone():
     assert [SMALL.decode([i]) for i in SMALL.encode("1234")] == ["1", "2", "3", "4"]
 

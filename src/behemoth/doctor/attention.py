@@ -138,7 +138,8 @@ def change(p: Patient, rows: Tensor, changed: Tensor, documents: Tensor | None, 
 def cached(p: Patient) -> list[Finding]:
     """The engine's way (prompts of several lengths at once, then token by token) against one forward."""
     model, rows = p.probe, p.probe_rows
-    chunk, T = model.config.chunk_size, rows.shape[1]
+    T = rows.shape[1]
+    chunk = min(model.config.chunk_size, T // 2)  # prompts of three lengths where no chunk is in reach, too
     clear_B = decided(model, rows)
     lengths = [max(1, min(length, T - STEPS)) for length in (chunk - 2, chunk // 2 + 1, 2 * chunk - 1)][
         : len(rows)

@@ -39,7 +39,15 @@ from behemoth.export.receipt import digest
 from behemoth.export.reference import CHAT, special_ids
 from behemoth.model.open import PADDING
 from behemoth.model.transformer import Transformer
-from behemoth.model.weights import CONFIG, config_from_hf, hf_name, load_weights, save_weights, weight_files
+from behemoth.model.weights import (
+    CONFIG,
+    config_from_hf,
+    from_hf,
+    hf_name,
+    load_weights,
+    save_weights,
+    weight_files,
+)
 from behemoth.text.chat import encode_chat
 from behemoth.text.tokenizer import Tokenizer
 
@@ -72,7 +80,9 @@ def compared(p: Patient, directory: Path, model: Transformer) -> Finding:
     back = digests(load_weights(directory))
     for name, sha in meant.items():
         stem, _, index = name.partition("[")
-        tensor = tensors.get(hf_name(stem))
+        tensor = tensors.get(hf_name(stem, p.config))
+        if tensor is not None:
+            tensor = from_hf(stem, tensor, p.config)
         part = tensor if tensor is None or not index else tensor[int(index[:-1])]
         if part is None or digest(part) != sha or back.get(name) != sha:
             wrong.add(name)
@@ -165,7 +175,7 @@ def same_in_transformers(p: Patient) -> list[Finding]:
 
 
 def load_theirs(p: Patient, directory: Path) -> Any:
-    """Llama4ForCausalLM in fp32 with eager attention, and with the probe's short chunks."""
+    """Their model in fp32 with eager attention, and with the probe's short chunks where it has any."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging

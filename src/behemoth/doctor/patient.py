@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from behemoth.data.batch import Batch
+from behemoth.model import llama3
 from behemoth.model.config import ModelConfig
 from behemoth.model.experts import Routing
 from behemoth.model.transformer import MoE, Transformer
@@ -219,7 +220,9 @@ def with_config(model: Transformer, config: ModelConfig) -> Transformer:
 
 
 def near_borders(config: ModelConfig) -> ModelConfig:
-    """Chunks and temperature floor within the reach of a short row."""
+    """Chunks and temperature floor within the reach of a short row; Llama 3 has neither."""
+    if llama3.fits(config):
+        return config
     reach = min(config.context_length, LONGEST_PROBE)
     chunk = config.chunk_size if 2 * config.chunk_size + 5 <= reach else min(PROBE_CHUNK, max(1, reach // 3))
     floor = min(config.temperature_floor, max(1, chunk // 2))

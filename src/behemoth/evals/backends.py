@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 HUB = "hf:"
 OURS = ("llama4_text", "llama4")  # model types that our engine runs
+OURS_IF_MADE_HERE = "llama"  # ... and the one that it runs in a directory that this package wrote
 MAY_BE = (
     "a MODEL is a run, RUN:MEMBER, a checkpoint, an exported directory, a Hugging Face directory of any causal "
     "language model, hf:ORG/NAME, or http(s)://HOST/v1#MODEL"
@@ -120,7 +121,7 @@ def open_backend(
         from behemoth.evals.hf_backend import download
 
         directory = download(spec.removeprefix(HUB))
-    if (config := directory / "config.json").is_file() and model_type(config) not in OURS:
+    if (directory / "config.json").is_file() and not runs_here(directory):
         from behemoth.evals.hf_backend import open_transformers
 
         return open_transformers(directory, spec.rpartition("/")[2], dtype, device)
@@ -129,7 +130,15 @@ def open_backend(
     return open_ours(directory, dtype, device)
 
 
-def model_type(config: Path) -> str:
-    """What a Hugging Face config.json says the model is."""
-    found = read_json(config)
-    return str(found.get("model_type")) if isinstance(found, dict) else ""
+def runs_here(directory: Path) -> bool:
+    """Whether our engine runs the model of a Hugging Face directory.
+
+    A Llama 3 of somebody else is asked through transformers, with the special tokens that its own tokenizer puts;
+    once imported, a run, its checkpoints and its exports are asked as every other model of this package.
+    """
+    config = read_json(directory / "config.json")
+    if not isinstance(config, dict):
+        return False
+    made_here = "behemoth" in config or (directory / "receipt.json").is_file()
+    model_type = config.get("model_type")
+    return model_type in OURS or (model_type == OURS_IF_MADE_HERE and made_here)

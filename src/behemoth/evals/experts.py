@@ -91,6 +91,8 @@ def losses_without(
     Intervals are paired by document, and all the experts of a model are one family (Holm) in each source. The verdict
     is of the model with the expert: "better" where the expert is worth something.
     """
+    if not model.config.sparse_layers:
+        return []
     base = score_documents(model, documents, context, batch_tokens)
     names = list(dict.fromkeys(document.source for document in documents))
     groups = {"all": list(range(len(documents)))} | {

@@ -1,4 +1,4 @@
-"""Somebody else's Llama 4 as a run of ours.
+"""Somebody else's Llama 4 or Llama 3 as a run of ours.
 
 The weights are read strictly, written as step 0 of a stage called `import`, and questioned like an export:
 transformers answers from the directory that was read (of a multimodal model: from the text part as we wrote

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from behemoth.base.files import write_json
 from behemoth.export.receipt import digest
+from behemoth.model import llama3
 from behemoth.model.config import ModelConfig
 from behemoth.model.transformer import Transformer
-from behemoth.model.weights import config_to_hf, hf_name
+from behemoth.model.weights import config_to_hf, hf_name, to_hf
 from behemoth.text.chat import Message, encode_chat
 from behemoth.text.tokenizer import Tokenizer
 
@@ -82,7 +83,9 @@ def ask(
         "limit": LIMIT,
         "greedy": {"prompt": prompt, "answer": greedy},
         "config": config_to_hf(config, None if imported else special_ids(tokenizer)),
-        "tensors": {hf_name(name): digest(p) for name, p in model.named_parameters()},
+        "tensors": {
+            hf_name(name, config): digest(to_hf(name, p, config)) for name, p in model.named_parameters()
+        },
         "texts": [{"text": text, "ids": tokenizer.encode(text)} for text in texts],
         "chat": chat and {"messages": [{"role": m.role, "content": m.content} for m in CHAT], "ids": chat},
         "special": None if imported else special_ids(tokenizer) | {"eos_id": tokenizer.eos_id},
@@ -96,6 +99,8 @@ def _rows(model: Transformer, tokenizer: Tokenizer) -> tuple[dict[str, list[int]
     borders = {"chunk border": config.chunk_size, "temperature floor": config.temperature_floor}
     if not config.temperature_tuning or config.nope_every == 0:
         del borders["temperature floor"]
+    if llama3.fits(config):
+        del borders["chunk border"]
     reached = {name: at for name, at in borders.items() if at < config.context_length}
     length = min(config.context_length, max(reached.values(), default=64) + BEYOND)
     crossed = [f"crosses the {name} at {at}" for name, at in reached.items()]

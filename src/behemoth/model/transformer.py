@@ -11,7 +11,8 @@ A block is  h = x + attention(norm(x));  y = h + feed_forward(norm(h)).  What ma
   writes would be another function. No capacity, no dropped tokens, no renormalisation.
 
 Parameters carry Hugging Face's names (`transformers`' Llama4ForCausalLM, less its leading "model."), so a checkpoint
-of ours is a checkpoint of theirs. The module knows no devices, meshes or files: those are applied from outside.
+of ours is a checkpoint of theirs; `llama3` makes Llama 3's layout of it. The module knows no devices, meshes or files:
+those are applied from outside.
 
 Shapes: B batch, T time, D model width, H query heads, G key/value heads, K head size, E experts, F expert width,
 V vocabulary, N = B*T routed tokens, k experts per token, L sparse layers, C chunk, S = a row or a chunk of keys.

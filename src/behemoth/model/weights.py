@@ -2,8 +2,9 @@
 
 A weights directory holds `config.json` (the keys of `transformers`' Llama4TextConfig) and
 `model.safetensors`, or several of them with an index when the model is big. Names are Llama4ForCausalLM's;
-experts stay stacked as (E, in, out). Only what this architecture can compute is read: every other setting is
-refused by name, so that a model which loads is the model that was saved. Of a multimodal Llama 4
+experts stay stacked as (E, in, out). A dense model that fits Llama 3's form has LlamaConfig's keys, and
+LlamaForCausalLM's names and order of rows (`llama3`). Only what this architecture can compute is read: every other
+setting is refused by name, so that a model which loads is the model that was saved. Of a multimodal Llama 4
 checkpoint the text part is read; its vision weights are passed over.
 
 Left out: quantised weights, and the files of Meta's own releases (their names differ; convert them first).
@@ -24,7 +25,9 @@ from torch import Tensor, nn
 
 from behemoth.base.errors import DamagedError, InputError
 from behemoth.base.files import read_json, write_json
+from behemoth.model import llama3
 from behemoth.model.config import ModelConfig
+from behemoth.model.llama3 import REQUIRED
 from behemoth.model.transformer import Transformer, rope_frequencies
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -32,7 +35,6 @@ SHARD_BYTES = 4 * 1024**3  # above this the weights are cut into several files
 OURS = "behemoth"  # the one key of ours in config.json: what theirs has no word for
 
 # Our name of a setting, Hugging Face's, and their default where released configurations leave the key out.
-REQUIRED = object()
 KEYS: dict[str, tuple[str, Any]] = {
     "vocab_size": ("vocab_size", REQUIRED),
     "hidden_size": ("hidden_size", REQUIRED),
@@ -60,7 +62,9 @@ FIXED = {"hidden_act": "silu", "attention_bias": False, "attention_dropout": 0, 
 
 # What a key that has to be taken apart must be, before it is.
 KINDS: dict[str, type] = {
+    "hidden_size": int,
     "num_hidden_layers": int,
+    "num_attention_heads": int,
     "moe_layers": list,
     "interleave_moe_layer_step": int,
     "no_rope_layers": list,
@@ -70,6 +74,12 @@ KINDS: dict[str, type] = {
     "rope_scaling": dict,
     OURS: dict,
 }
+
+ROPE_THETA = 500_000.0  # where a config.json is silent
+SUPPORTED = (
+    "supported are 'llama4_text' (or 'llama4', its text) and 'llama' (Llama 3 and what is built like it: dense, "
+    "no biases, no sliding window)"
+)
 
 SCALING_KEYS = {
     "factor": "factor",
@@ -83,7 +93,29 @@ SCALING_KEYS = {
 
 
 def config_to_hf(config: ModelConfig, tokens: Mapping[str, int | list[int]] | None = None) -> dict[str, Any]:
-    """The settings as Llama4TextConfig keys. `tokens`: bos_token_id, eos_token_id, pad_token_id, if known."""
+    """The settings as LlamaConfig keys where Llama 3's form says them all, else as Llama4TextConfig's.
+
+    tokens: bos_token_id, eos_token_id, pad_token_id, if known.
+    """
+    hf, unsaid = (llama3.config_to_hf, llama3.idle) if llama3.fits(config) else (_llama4_to_hf, _not_llama4)
+    kept = unsaid(config)
+    return {
+        **hf(config),
+        "rope_parameters": _rope_to_hf(config),
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        **(tokens or {}),
+        **({OURS: kept} if kept else {}),
+    }
+
+
+def _not_llama4(config: ModelConfig) -> dict[str, Any]:
+    """What Llama4TextConfig has no word for."""
+    return {"score_on": config.score_on} if config.score_on != "input" else {}
+
+
+def _llama4_to_hf(config: ModelConfig) -> dict[str, Any]:
     layers = range(config.num_layers)
     return {
         "architectures": ["Llama4ForCausalLM"],
@@ -96,16 +128,10 @@ def config_to_hf(config: ModelConfig, tokens: Mapping[str, int | list[int]] | No
         "layer_types": [
             "chunked_attention" if config.has_rope(layer) else "full_attention" for layer in layers
         ],
-        "rope_parameters": _rope_to_hf(config),
         "hidden_act": "silu",
         "attention_bias": False,
         "attention_dropout": 0.0,
         "use_cache": True,
-        "bos_token_id": None,
-        "eos_token_id": None,
-        "pad_token_id": None,
-        **(tokens or {}),
-        **({OURS: {"score_on": config.score_on}} if config.score_on != "input" else {}),
     }
 
 
@@ -120,7 +146,7 @@ def _rope_to_hf(config: ModelConfig) -> dict[str, Any]:
 
 
 def config_from_hf(hf: Mapping[str, Any], where: str = CONFIG) -> ModelConfig:
-    """Read Llama4TextConfig keys, or the text part of a multimodal Llama4Config.
+    """Read Llama4TextConfig keys, the text part of a multimodal Llama4Config, or LlamaConfig keys.
 
     InputError lists everything that is missing, malformed or not supported, each with what is supported.
     """
@@ -130,10 +156,15 @@ def config_from_hf(hf: Mapping[str, Any], where: str = CONFIG) -> ModelConfig:
     problems = _unsupported(text)
     settings = {} if problems else _settings(text, problems)
     if not problems:
+        keys = _form(text)[0]
         try:
-            return ModelConfig(**settings)
+            config = ModelConfig(**settings)
         except ValidationError as error:
-            problems = [_said_plainly(e) for e in error.errors()]
+            problems = [_said_plainly(e, keys) for e in error.errors()]
+        else:
+            if keys is KEYS or llama3.fits(config):
+                return config
+            problems = [_unlike_llama3(config)]
     raise InputError(
         f"{where} does not describe a model that can be loaded\n" + "\n".join(f"  {p}" for p in problems)
     )
@@ -144,21 +175,23 @@ def is_multimodal(hf: Mapping[str, Any]) -> bool:
     return hf.get("model_type") == "llama4" and isinstance(hf.get("text_config"), Mapping)
 
 
+def _form(text: Mapping[str, Any]) -> tuple[dict[str, tuple[str, Any]], dict[str, Any]]:
+    """The keys of an architecture, and the settings of it that have one supported value."""
+    return (llama3.KEYS, llama3.FIXED) if text.get("model_type") == llama3.MODEL_TYPE else (KEYS, FIXED)
+
+
 def _unsupported(text: Mapping[str, Any]) -> list[str]:
-    problems = []
-    if text.get("model_type") != "llama4_text":
-        problems.append(
-            f"model_type = {text.get('model_type')!r}: only 'llama4_text' (or 'llama4', its text) is read"
-        )
-        return problems
-    problems += [
+    if text.get("model_type") not in ("llama4_text", llama3.MODEL_TYPE):
+        return [f"model_type = {text.get('model_type')!r} is not supported; {SUPPORTED}"]
+    keys, fixed = _form(text)
+    problems = [
         f"{theirs}: missing"
-        for theirs, default in KEYS.values()
+        for theirs, default in keys.values()
         if default is REQUIRED and theirs not in text
     ]
     problems += [
         f"{key} = {text[key]!r}: only {only!r} is supported"
-        for key, only in FIXED.items()
+        for key, only in fixed.items()
         if text.get(key, only) != only
     ]
     problems += [
@@ -179,10 +212,12 @@ def _unsupported(text: Mapping[str, Any]) -> list[str]:
 
 def _settings(text: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     """Our settings from their keys; what cannot be said in ours is added to `problems` and left out."""
+    if text["model_type"] == llama3.MODEL_TYPE:
+        return llama3.settings(text, text.get(OURS) or {}) | _rope(text, problems, llama3.ROPE_THETA)
     found = {ours: text.get(theirs, default) for ours, (theirs, default) in KEYS.items()}
     if isinstance(found["temperature_tuning"], int):
         found["temperature_tuning"] = bool(found["temperature_tuning"])  # the first releases wrote 4 for "on"
-    found |= _layers(text, found["num_layers"], problems) | _rope(text, problems)
+    found |= _layers(text, found["num_layers"], problems) | _rope(text, problems, ROPE_THETA)
     found["score_on"] = (text.get(OURS) or {}).get("score_on", "input")
     return found
 
@@ -226,18 +261,18 @@ def _interval(members: list[int], num_layers: int) -> int | None:
     return None
 
 
-def _rope(text: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
+def _rope(text: Mapping[str, Any], problems: list[str], default_theta: float) -> dict[str, Any]:
     """Theta and scaling, from `rope_parameters` or from the older `rope_theta` and `rope_scaling`."""
     rope = text.get("rope_parameters") or {
         "rope_theta": text.get("rope_theta"),
         **(text.get("rope_scaling") or {}),
     }
     kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = rope.get("rope_theta") or text.get("rope_theta") or 500_000.0
+    theta = rope.get("rope_theta") or text.get("rope_theta") or default_theta
     if kind not in ("default", "llama3"):
         problems.append(f"rope_type = {kind!r}: only 'default' and 'llama3' are supported")
-    if rope.get("partial_rotary_factor", 1) != 1:
-        problems.append(f"partial_rotary_factor = {rope['partial_rotary_factor']}: only 1 is supported")
+    if (part := rope.get("partial_rotary_factor", text.get("partial_rotary_factor", 1))) != 1:
+        problems.append(f"partial_rotary_factor = {part}: only 1 is supported")
     if kind != "llama3":
         return {"rope_theta": theta, "rope_scaling": None}
     problems += [f"rope scaling lacks {theirs}" for theirs in SCALING_KEYS.values() if theirs not in rope]
@@ -247,19 +282,45 @@ def _rope(text: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
     }
 
 
-def _said_plainly(error: Mapping[str, Any]) -> str:
+def _unlike_llama3(config: ModelConfig) -> str:
+    """Why settings read from LlamaConfig keys are not such a model after all."""
+    if config.hidden_size % config.num_heads:
+        return (
+            f"hidden_size = {config.hidden_size}: not a multiple of num_attention_heads = {config.num_heads}"
+        )
+    return f"{OURS}.chunk_size = {config.chunk_size}: less than the context, and Llama 3 has no chunks"
+
+
+def _said_plainly(error: Mapping[str, Any], keys: Mapping[str, tuple[str, Any]]) -> str:
     """A pydantic complaint under Hugging Face's name of the key."""
     ours = str(error["loc"][0]) if error["loc"] else ""
-    theirs = KEYS[ours][0] if ours in KEYS else ours
+    theirs = keys[ours][0] if ours in keys else ours
     return f"{theirs} = {error['input']!r}: {error['msg']}" if ours else str(error["msg"])
 
 
-# ----------------------------------------------------------------------------------------------- weights, out
+# ------------------------------------------------------------------------------------------- names and layouts
 
 
-def hf_name(name: str) -> str:
-    """A parameter's name in Llama4ForCausalLM."""
+def hf_name(name: str, config: ModelConfig) -> str:
+    """A parameter's name in Llama4ForCausalLM, or in LlamaForCausalLM."""
+    if llama3.fits(config):
+        name = llama3.their_name(name)
     return name if name.startswith("lm_head.") else f"model.{name}"
+
+
+def to_hf(name: str, tensor: Tensor, config: ModelConfig) -> Tensor:
+    """Our parameter `name` as they lay it out: the same numbers, of Llama 3's queries and keys in another order."""
+    turned = llama3.fits(config) and llama3.is_turned(name)
+    return llama3.to_halves(tensor, config.head_size) if turned else tensor
+
+
+def from_hf(name: str, tensor: Tensor, config: ModelConfig) -> Tensor:
+    """Their tensor as our parameter `name`."""
+    turned = llama3.fits(config) and llama3.is_turned(name)
+    return llama3.to_pairs(tensor, config.head_size) if turned else tensor
+
+
+# ----------------------------------------------------------------------------------------------- weights, out
 
 
 def save_weights(
@@ -288,9 +349,12 @@ def save_weights(
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, start=1):
         file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {name: p.detach().to("cpu", dtype).contiguous() for name, p in shard.items()}
+        tensors = {
+            hf_name(name, model.config): to_hf(name, p.detach(), model.config).to("cpu", dtype).contiguous()
+            for name, p in shard.items()
+        }
         save_file(tensors, directory / file, metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(shard, file)
+        weight_map |= dict.fromkeys(tensors, file)
     if len(shards) > 1:
         total = sum(p.numel() * dtype.itemsize for p in model.parameters())
         write_json(directory / INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
@@ -305,7 +369,7 @@ def _shards(model: Transformer, dtype: torch.dtype, shard_bytes: int) -> Iterato
         if shard and held + size > shard_bytes:
             yield shard
             shard, held = {}, 0
-        shard[hf_name(name)] = parameter
+        shard[name] = parameter
         held += size
     yield shard
 
@@ -337,10 +401,10 @@ def load_weights(
     config = config_from_hf(read_json(directory / CONFIG), str(directory / CONFIG))
     with torch.device("meta"):
         model = Transformer(config)
-    stored = _check(model, _headers(directory), directory)
+    stored = _check(model, _headers(directory, config), directory)
     for name, tensor in _read(stored, dtype, device):
         owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor))
+        setattr(model.get_submodule(owner), leaf, nn.Parameter(from_hf(name, tensor, config)))
     if config.tie_embeddings:
         model.lm_head.weight = model.embed_tokens.weight
     model.compute_dtype = model.embed_tokens.weight.dtype
@@ -363,7 +427,7 @@ def weight_files(directory: Path) -> list[Path]:
     return [directory / name for name in names]
 
 
-def _headers(directory: Path) -> dict[str, Stored]:
+def _headers(directory: Path, config: ModelConfig) -> dict[str, Stored]:
     """What the files hold, under our names. Vision weights are passed over."""
     stored = {}
     for file in weight_files(directory):
@@ -373,6 +437,7 @@ def _headers(directory: Path) -> dict[str, Stored]:
                     if not key.startswith(("vision_model.", "multi_modal_projector.")):
                         part = tensors.get_slice(key)
                         name = key.removeprefix("language_model.").removeprefix("model.")
+                        name = llama3.our_name(name) if llama3.fits(config) else name
                         stored[name] = Stored(file, key, list(part.get_shape()), part.get_dtype())
         except SafetensorError as error:
             raise DamagedError(file, f"not a whole safetensors file ({error})") from None
@@ -382,7 +447,7 @@ def _headers(directory: Path) -> dict[str, Stored]:
 def _check(model: Transformer, stored: dict[str, Stored], directory: Path) -> dict[str, Stored]:
     """Hold the headers against the model; DamagedError lists what does not fit."""
     expected = {name: list(p.shape) for name, p in model.named_parameters()}
-    problems = [f"{hf_name(name)}: missing" for name in expected if name not in stored]
+    problems = [f"{hf_name(name, model.config)}: missing" for name in expected if name not in stored]
     problems += [f"{s.key}: not part of this model" for name, s in stored.items() if name not in expected]
     for name in expected.keys() & stored.keys():
         if stored[name].shape != expected[name]:

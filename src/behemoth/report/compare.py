@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.resources import files
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from behemoth.base.files import write_atomic
 from behemoth.base.units import counted, percent
 from behemoth.report.forest import Row, between, both_scores, forest, has_chance, plain, signed
-from behemoth.report.markup import POLICY, figure, number_figures, table, words
+from behemoth.report.markup import figure, page, table, words
 from behemoth.report.run import is_number
 
 ROOM = 2_000_000  # bytes of markup for the items that differ
@@ -53,36 +52,16 @@ def compare_page(results: Row) -> str:
         "Items": items(results),
         "Method": method(results),
     }
-    sections = {name: content for name, content in sections.items() if content}
-    links = " ".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
-    body = "".join(
-        f'<section aria-labelledby="{name.lower()}"><h2 id="{name.lower()}">{name}</h2>{content}</section>'
-        for name, content in sections.items()
-    )
-    style = files("behemoth.report").joinpath("style.css").read_text(encoding="utf-8")
     a, b = map(words, names_of(results))
-    what = f"Compared on {counted(len(results['tasks']), 'task')} of the suite {words(results['suite'])}"
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{a} and {b}: a comparison</title>
-<style>{style}</style>
-</head>
-<body class="compare">
-<header>
-<h1><bdi class="side-a">{a}</bdi> and <bdi class="side-b">{b}</bdi></h1>
-<p class="subtitle">{what}</p>
-{lead(results)}
-<nav aria-label="Contents">{links}</nav>
-</header>
-<main>{number_figures(body)}</main>
-<footer>Intervals speak of other items of the same kind, not of other training runs.</footer>
-</body>
-</html>
-"""
+    return page(
+        f"{a} and {b}: a comparison",
+        f'<bdi class="side-a">{a}</bdi> and <bdi class="side-b">{b}</bdi>',
+        f"Compared on {counted(len(results['tasks']), 'task')} of the suite {words(results['suite'])}",
+        lead(results),
+        sections,
+        "Intervals speak of other items of the same kind, not of other training runs.",
+        kind="compare",
+    )
 
 
 def lead(results: Row) -> str:

@@ -1,13 +1,54 @@
-"""Markup for the pages: text made safe, tables, figures drawn for a wide page and for a phone."""
+"""Markup for the pages: the frame, text made safe, tables, figures drawn for a wide page and for a phone."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
+from importlib.resources import files
 
 WIDE, NARROW = 720.0, 360.0
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"  # no script, no request to anywhere
+
+
+def page(
+    title: str,
+    heading: str,
+    subtitle: str,
+    lead: str,
+    sections: Mapping[str, str],
+    footer: str,
+    kind: str = "",
+) -> str:
+    """A whole page of ready markup: what it is, the answer, links to the sections, the sections with content."""
+    sections = {name: content for name, content in sections.items() if content}
+    links = " ".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
+    body = "".join(
+        f'<section aria-labelledby="{name.lower()}"><h2 id="{name.lower()}">{name}</h2>{content}</section>'
+        for name, content in sections.items()
+    )
+    style = files("behemoth.report").joinpath("style.css").read_text(encoding="utf-8")
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{style}</style>
+</head>
+<body{f' class="{kind}"' if kind else ""}>
+<header>
+<h1>{heading}</h1>
+<p class="subtitle">{subtitle}</p>
+{lead}
+<nav aria-label="Contents">{links}</nav>
+</header>
+<main>{number_figures(body)}</main>
+<footer>{footer}</footer>
+</body>
+</html>
+"""
 
 
 def words(value: object) -> str:

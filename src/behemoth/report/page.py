@@ -13,7 +13,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 from behemoth.base.files import write_atomic
 from behemoth.base.units import counted, human_count, human_duration
 from behemoth.report import experts, pictures, tasks
-from behemoth.report.markup import POLICY, both, figure, missing, number_figures, table, words
+from behemoth.report.markup import both, figure, missing, page, table, words
 from behemoth.report.pictures import Curve
 from behemoth.report.run import Member, Run, is_number, read_run
 from behemoth.report.svg import spaced
@@ -54,34 +53,15 @@ def render(run: Run) -> str:
         "Time": times(run),
         "Record": record(run),
     }
-    links = " ".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
-    body = "".join(
-        f'<section aria-labelledby="{name.lower()}"><h2 id="{name.lower()}">{name}</h2>{content}</section>'
-        for name, content in sections.items()
-    )
-    style = files("behemoth.report").joinpath("style.css").read_text(encoding="utf-8")
     title = words(run.path.resolve().name)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{POLICY}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}: report of a run</title>
-<style>{style}</style>
-</head>
-<body>
-<header>
-<h1>{title}</h1>
-<p class="subtitle">{subtitle(run)}</p>
-{headline(run)}
-<nav aria-label="Contents">{links}</nav>
-</header>
-<main>{number_figures(body)}</main>
-<footer>Intervals speak of other documents of the same kind, not of other training runs.</footer>
-</body>
-</html>
-"""
+    return page(
+        f"{title}: report of a run",
+        title,
+        subtitle(run),
+        headline(run),
+        sections,
+        "Intervals speak of other documents of the same kind, not of other training runs.",
+    )
 
 
 # ---------------------------------------------------------------------------------------------------- the

@@ -264,7 +264,8 @@ def _concluded(paired: _Paired, level: float, p_value: float, threshold: float |
     reason, lacking = _too_few(a, paired.sizes, paired.items)
     enough, differing = not reason, paired.gains + paired.losses
     if enough and differing < MIN_DIFFERING:
-        reason = f"one of them alone is right on only {counted(int(differing), 'item')}, and {MIN_DIFFERING} are the least"
+        alone = counted(int(differing), "item")
+        reason = f"one of them alone is right on only {alone}, and {MIN_DIFFERING} are the least"
     verdict: Verdict = "cannot tell"
     if not reason and p_value < (1 - level if threshold is None else threshold):
         verdict = "better" if interval.estimate > 0 else "worse"

@@ -36,7 +36,7 @@ QWEN2_SPLIT = (
 BOS_NAMES = ("<|begin_of_text|>", "<s>", "<|startoftext|>")
 EOS_NAMES = ("<|end_of_text|>", "</s>", "<|endoftext|>")
 EOT_NAMES = ("<|eot|>", "<|eot_id|>", "<|im_end|>")
-STOP_NAMES = ("<|eom|>", "<|eom_id|>")
+STOP_NAMES = ("<|eom|>", "<|eom_id|>", "<|end_of_text|>")
 PAD_NAMES = ("<|finetune_right_pad|>", "<|finetune_right_pad_id|>")
 
 # After a line's end, a character that is not white space always begins a new piece of QWEN2_SPLIT, so lines
