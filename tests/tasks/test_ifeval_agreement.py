@@ -18,8 +18,8 @@ import pytest
 
 from behemoth.base.logs import table
 from behemoth.tasks import ifeval
-from behemoth.tasks.constraints import KINDS, Undecidable, count_capitals, count_sentences, follows
-from behemoth.tasks.task import Item
+from behemoth.tasks.constraints import KINDS, count_capitals, count_sentences, follows
+from behemoth.tasks.task import Item, Undecidable
 
 NEEDS_PUNKT = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
 LANGUAGE = {"language:response_language", "change_case:english_capital", "change_case:english_lowercase"}

@@ -6,6 +6,7 @@ Counts are decimal (K = 1,000), and so are bytes (1 GB = 10^9 bytes), as in pape
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from decimal import Decimal
 
 from behemoth.base.errors import InputError
@@ -59,6 +60,12 @@ def human_duration(seconds: float) -> str:
 def percent(share: float) -> str:
     """0.95 as 95%, 0.9975 as 99.75%."""
     return f"{round(100 * share, 2):g}%"
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, and how many more."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def counted(number: int, noun: str) -> str:

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from behemoth.base.files import read_json
+from behemoth.base.units import some
 from behemoth.doctor.patient import (
     CLOSE,
     Check,
@@ -30,7 +31,6 @@ from behemoth.doctor.patient import (
     relative,
     routings,
     rows_of,
-    some,
     stacked,
 )
 from behemoth.doctor.weights import digests

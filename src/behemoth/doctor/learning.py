@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from behemoth.base.units import some
 from behemoth.data.batch import Batch
 from behemoth.doctor.patient import (
     CLOSE,
@@ -30,7 +31,6 @@ from behemoth.doctor.patient import (
     at_most,
     relative,
     routings,
-    some,
     sparse_layers,
     stacked,
     watching,

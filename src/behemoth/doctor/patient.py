@@ -327,9 +327,3 @@ def as_warning(finding: Finding) -> Finding:
 def rows_of(p: Patient) -> str:
     B, T = p.probe_rows.shape
     return f"{B} rows of {T} tokens of {p.text_is}"
-
-
-def some(names: Sequence[str], most: int = 3) -> str:
-    """The first few names, and how many more."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

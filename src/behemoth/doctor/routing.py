@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from behemoth.base.units import some
 from behemoth.doctor import definition
 from behemoth.doctor.patient import (
     CLOSE,
@@ -27,7 +28,6 @@ from behemoth.doctor.patient import (
     relative,
     routings,
     rows_of,
-    some,
     watching,
 )
 from behemoth.doctor.weights import need_experts

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from behemoth.doctor.patient import Check, Finding, NotChecked, Patient, at_least, at_most, some
+from behemoth.base.units import some
+from behemoth.doctor.patient import Check, Finding, NotChecked, Patient, at_least, at_most
 from behemoth.export.receipt import digest
 from behemoth.model.transformer import Transformer
 

@@ -21,13 +21,12 @@ import numpy as np
 
 from behemoth.base.errors import InputError
 from behemoth.base.logs import table
-from behemoth.base.units import counted
+from behemoth.base.units import counted, some
 from behemoth.evals.records import Evaluation, TaskResult
 from behemoth.stats.intervals import LEVEL, Interval
 from behemoth.stats.paired import Comparison, Scores, compare_many, score_interval
 
 EXAMPLES = 100  # items kept of each task and each direction: enough to read, and the file stays small
-NAMED = 3  # items named in a message
 DIRTY = {"dirty", "partly dirty"}  # marks of an item that was found in the training data
 WHOLE = 8_000  # characters kept of one text
 
@@ -135,7 +134,7 @@ def check_same(a: Evaluation, b: Evaluation) -> None:
         problems.append(f"{names[0]} was asked the suite {a.suite}, {names[1]} the suite {b.suite}")
     for name, one, other in ((names[0], a, b), (names[1], b, a)):
         if only := [task for task in one.tasks if task not in other.tasks]:
-            problems.append(f"{counted(len(only), 'task')} only of {name}: {some(only)}")
+            problems.append(f"{counted(len(only), 'task')} only of {name}: {some([*map(repr, only)])}")
     for task in a.tasks:
         if task in b.tasks and (problem := difference_of(a.tasks[task], b.tasks[task], names)):
             problems.append(f"{task}: {problem}")
@@ -155,21 +154,16 @@ def difference_of(a: TaskResult, b: TaskResult, names: tuple[str, str]) -> str:
     said = []
     for name, task in zip(names, items, strict=True):
         if twice := [item for item, times in Counter(task).items() if times > 1]:
-            said.append(f"{counted(len(twice), 'item')} twice in {name}: {some(twice)}")
+            said.append(f"{counted(len(twice), 'item')} twice in {name}: {some([*map(repr, twice)])}")
     for name, one, other in ((names[0], items[0], items[1]), (names[1], items[1], items[0])):
         known = set(other)
         if only := [item for item in one if item not in known]:
-            said.append(f"{counted(len(only), 'item')} only of {name}: {some(only)}")
+            said.append(f"{counted(len(only), 'item')} only of {name}: {some([*map(repr, only)])}")
     if a.sha256 != b.sha256:
         said.append(f"another version of the task ({a.sha256[:12]} and {b.sha256[:12]})")
     if a.metric != b.metric:
         said.append(f"another metric ({a.metric} and {b.metric})")
     return "; ".join(said)
-
-
-def some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return ", ".join(map(repr, names[:NAMED])) + more
 
 
 def names_of(a: Evaluation, b: Evaluation) -> tuple[str, str]:

@@ -22,6 +22,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from behemoth.tasks.task import Undecidable
+
 KINDS = (
     "change_case:capital_word_frequency",
     "change_case:english_capital",
@@ -54,12 +56,9 @@ POSTSCRIPTS = {"P.S.": r"p\.\s?s\.", "P.P.S": r"p\.\s?p\.\s?s"}
 LANGUAGE_READ = 100_000  # langdetect itself looks at the first 10,000 characters, addresses left out
 
 
-class Undecidable(Exception):
-    """The instruction lacks an argument, or the text gives no ground to decide."""
-
-
 def follows(kind: str, arguments: Mapping[str, Any], text: str) -> bool:
-    """Whether a text follows an instruction. Raises Undecidable where that cannot be said."""
+    """Whether a text follows an instruction. Raises Undecidable where that cannot be said:
+    the instruction lacks an argument, or the text gives no ground."""
     try:
         return _follows(kind, arguments, text)
     except (KeyError, TypeError, AttributeError) as error:

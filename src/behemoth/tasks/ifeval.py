@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from behemoth.tasks.constraints import Undecidable, follows
-from behemoth.tasks.task import Grade, Item
+from behemoth.tasks.constraints import follows
+from behemoth.tasks.task import Grade, Item, Undecidable
 
 Verdict = tuple[float | None, str]  # 1, 0 or None, and why it is None
 

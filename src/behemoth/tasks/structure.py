@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from behemoth.tasks.task import Grade, Item
+from behemoth.tasks.task import Grade, Item, Undecidable
 
 SECONDS = 2.0
 TYPES: dict[str, type | tuple[type, ...]] = {
@@ -29,10 +29,6 @@ KEYWORDS = {
     *("minItems", "maxItems", "minLength", "maxLength", "minimum", "maximum"),
 }
 NOTES = {"$schema", "$id", "title", "description", "examples", "default"}  # they demand nothing
-
-
-class Undecidable(Exception):
-    """The schema asks for something that is not checked here."""
 
 
 def matches_format(item: Item, output: str) -> Grade:

@@ -23,6 +23,10 @@ GRADING = 1  # raise it when an answer is graded differently than before: then n
 SHOWN = 5  # of many problems, so many are told; the rest are counted
 
 
+class Undecidable(Exception):
+    """A grader has no ground to decide on; its message says why. The grade is then None."""
+
+
 @dataclass(frozen=True)
 class Grade:
     score: float | None  # 0 to 1; None: could not be scored. A model that gives no answer is wrong: 0
