@@ -52,7 +52,9 @@ Stage = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Only this stage: data, pretrain, evaluate, export or report."),
 ]
-SeeDoctor = Annotated[bool, typer.Option("--doctor/--no-doctor", help="Whether a fault stops the export.")]
+SeeDoctor = Annotated[
+    bool, typer.Option("--doctor/--no-doctor", help="Whether a fault stops a long run or an export.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on stdout.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this mass.")]
