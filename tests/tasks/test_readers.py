@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from behemoth.base.errors import InputError
+from behemoth.base.rows import Place
 from behemoth.tasks.formats import FORMATS
-from behemoth.tasks.readers import Place, Wanted, read_task
+from behemoth.tasks.readers import Wanted, read_task
 from behemoth.tasks.task import Task
 
 LABELLED = {"text": ["red", "blue"], "label": ["A", "B"]}
@@ -311,7 +312,7 @@ def test_a_data_set_laid_out_as_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "arc").mkdir()
     (tmp_path / "arc" / "test.jsonl").write_text(json.dumps(ROWS["arc"][0]) + "\n")
-    task = read_task(Wanted("arc", Place(dataset=str(tmp_path / "arc")))).task
+    task = read_task(Wanted("arc", Place(dataset=str(tmp_path / "arc"), split="test"))).task
     assert (task.items[0].choices, task.items[0].gold) == ((" red", " blue"), 1)
     with pytest.raises(InputError, match="could not be loaded"):
         read_task(Wanted("arc", Place(dataset=str(tmp_path / "arc"), split="nothing")))
@@ -367,7 +368,7 @@ def test_a_limit_is_even_and_stable(write):
 # --- bad input ----------------------------------------------------------------------------------------------
 
 BAD = {
-    "empty": ([], "is empty; a task needs at least one row"),
+    "empty": ([], "is empty; at least one row is needed"),
     "blank lines": (["", " "], "is empty"),
     "missing field": (
         [*sums(0, 2), {"question": "?"}],

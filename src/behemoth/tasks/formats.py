@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from behemoth.base.rows import Row, Wrong, strings
 from behemoth.tasks import code, grading, ifeval, structure
-from behemoth.tasks.rows import Row, Wrong, strings
 from behemoth.tasks.task import Ask, Grade, Item
 
 Reader = Callable[[Row], Item]

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 from behemoth.base.config import nearest
 from behemoth.base.errors import InputError
 from behemoth.base.logs import say
+from behemoth.base.rows import Place, Row, Wrong, file_rows
 from behemoth.tasks.formats import FORMATS, Format, Reader, own, own_text
-from behemoth.tasks.rows import Row, Wrong, file_rows, hub_rows
 from behemoth.tasks.task import (
     SHOWN,
     Ask,
@@ -34,22 +34,6 @@ from behemoth.tasks.task import (
 TOLERATED = 0.01  # share of repeats in a public file; with more the file was put together wrongly
 BETWEEN_EXAMPLES = "\n\n"
 STEP_BY_STEP = "\nA: Let's think step by step.\n"  # how the worked examples of BIG-Bench Hard begin
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where rows are: a file or a folder, or a data set of the Hub."""
-
-    path: Path | None = None
-    dataset: str = ""
-    subset: str | None = None
-    split: str = "test"
-
-    def __str__(self) -> str:
-        return str(self.path or f"{self.dataset} ({self.subset or 'default'}, {self.split})")
-
-    def rows(self, columns: Sequence[str] = ()) -> list[Row]:
-        return file_rows(self.path, columns) if self.path else hub_rows(self.dataset, self.subset, self.split)
 
 
 @dataclass(frozen=True)
@@ -105,7 +89,7 @@ def read_task(wanted: Wanted) -> Read:
 
 def read_documents(path: Path) -> list[tuple[str, str]]:
     """(id, text) of a file's rows, for `next_passage`."""
-    items = _read(own_text, "text", file_rows(path), f"{path} cannot be read as text")
+    items = read_items(own_text, "text", file_rows(path), f"{path} cannot be read as text")
     return [(item.id, item.answer) for item in items]
 
 
@@ -121,11 +105,11 @@ def _items(wanted: Wanted, place: Place) -> tuple[Format, list[Item]]:
         form = FORMATS[kind]
         rows = place.rows(form.columns)
         rows = _with_labels(rows, place.path) if kind == "piqa" and place.path else rows
-    items = _read(form.read, form.ask, rows, f"{place} cannot be read as {kind}")
+    items = read_items(form.read, form.ask, rows, f"{place} cannot be read as {kind}")
     return form, _repeats(items, rows, place, tolerated=0 if kind == "rows" else TOLERATED)
 
 
-def _read(read: Reader, ask: Ask, rows: Sequence[Row], complaint: str) -> list[Item]:
+def read_items(read: Reader, ask: Ask, rows: Sequence[Row], complaint: str) -> list[Item]:
     """Every row as an item, or all that is wrong with them."""
     items, problems = [], defaultdict(list)
     for row in rows:

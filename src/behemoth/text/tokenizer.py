@@ -25,7 +25,7 @@ from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, trai
 
 from behemoth.base.errors import DamagedError, InputError
 from behemoth.base.files import read_json, write_atomic, write_json
-from behemoth.text.chat import CHAT_TOKENS, JINJA
+from behemoth.text.chat import chat_names, jinja
 from behemoth.text.vocabulary import SMALLEST_VOCABULARY, SPECIAL_TOKENS, padded, too_small
 
 QWEN2_SPLIT = (
@@ -153,13 +153,13 @@ class Tokenizer:
                 "split_special_tokens": True,
             },
         )
-        if self.can_chat:
-            write_atomic(directory / "chat_template.jinja", JINJA)
+        if names := chat_names(self.special_tokens):
+            write_atomic(directory / "chat_template.jinja", jinja(names))
 
     @property
     def can_chat(self) -> bool:
-        """Whether the vocabulary has the special tokens of the chat template."""
-        return all(name in self.special_tokens for name in CHAT_TOKENS)
+        """Whether the vocabulary has the special tokens of the chat template, Llama 4's or Llama 3's."""
+        return chat_names(self.special_tokens) is not None
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text: nothing is added at its ends and no part of it becomes a special token."""

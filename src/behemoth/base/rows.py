@@ -1,8 +1,9 @@
-"""The rows of a task's file, whatever it is written in, each with the place a person would look for it.
+"""The rows of a file, whatever it is written in, each with the place a person would look for it.
 
-.jsonl, .json (a list, or an object that holds one), .csv and .tsv, each also as .gz, and .parquet; a folder of
-them is read in the order of the names; a data set of the Hugging Face Hub through its own library. A row that
-cannot be read is not skipped: it is handed on with its problem, so that all problems are told at once.
+.jsonl, .json (a list, or an object that holds one), .csv and .tsv, each also as .gz or .zst, and .parquet; a
+folder of them is read in the order of the names; a data set of the Hugging Face Hub through its own library. A
+row that cannot be read is not skipped: it is handed on with its problem, so that all problems are told at once.
+Rows are held in memory whole; what is too large for that is text to be read by `data/sources.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 from behemoth.base.errors import InputError
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
+PACKED = "(or .gz, .zst)"
 HUB_EXTRA = "pip install 'behemoth-lab[hub]'"
 
 
@@ -121,6 +123,23 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where rows are: a file or a folder, or a data set of the Hub."""
+
+    path: Path | None = None
+    dataset: str = ""
+    subset: str | None = None
+    split: str = "train"
+
+    def __str__(self) -> str:
+        return str(self.path or f"{self.dataset} ({self.subset or 'default'}, {self.split})")
+
+    def rows(self, columns: Sequence[str] = ()) -> list[Row]:
+        """All of them, at least one. InputError: nothing is there, or it cannot be read as what it says it is."""
+        return file_rows(self.path, columns) if self.path else hub_rows(self.dataset, self.subset, self.split)
+
+
 # --- files --------------------------------------------------------------------------------------------------
 
 
@@ -138,12 +157,12 @@ def file_rows(path: Path, columns: Sequence[str] = ()) -> list[Row]:
         for row in _rows_of(file, columns)
     ]
     if not rows:
-        raise InputError(f"{path} is empty; a task needs at least one row, in {', '.join(SUFFIXES)} (or .gz)")
+        raise InputError(f"{path} is empty; at least one row is needed, in {', '.join(SUFFIXES)} {PACKED}")
     return rows
 
 
 def _suffix(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix
+    return Path(path.name.removesuffix(".gz").removesuffix(".zst")).suffix
 
 
 def _rows_of(path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -161,23 +180,41 @@ def _rows_of(path: Path, columns: Sequence[str]) -> Iterator[Row]:
             yield from _parquet(path, stem)
         case suffix:
             raise InputError(
-                f"{path}: {suffix or 'no suffix'} is not read; use {', '.join(SUFFIXES)} (or .gz)"
+                f"{path}: {suffix or 'no suffix'} is not read; use {', '.join(SUFFIXES)} {PACKED}"
             )
 
 
 def _read(path: Path) -> str:
-    """The whole text: a task's file is small, and a cut-short .gz should fail before anything is believed."""
+    """The whole text: a cut-short .gz or .zst should fail before anything is believed."""
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == ".gz" else data
+        data = _unpack_zstd(data) if path.suffix == ".zst" else data
         return data.decode("utf-8-sig")
     except (EOFError, gzip.BadGzipFile, zlib.error):
-        raise InputError(f"{path}: damaged or cut short .gz; fetch it again") from None
+        raise InputError(f"{path}: damaged or cut short {path.suffix}; fetch it again") from None
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise InputError(f"{path}: line {line} is not UTF-8 text; save the file as UTF-8") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _unpack_zstd(data: bytes) -> bytes:
+    """Frame by frame: the library's own reader takes a cut-short file for a whole one."""
+    import zstandard
+
+    pieces = []
+    while data:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        try:
+            pieces.append(frame.decompress(data))
+        except zstandard.ZstdError:
+            raise EOFError from None
+        if not frame.eof:
+            raise EOFError
+        data = frame.unused_data
+    return b"".join(pieces)
 
 
 def _json_lines(text: str, stem: str) -> Iterator[Row]:
@@ -203,12 +240,12 @@ def _json(path: Path, text: str, stem: str) -> Iterator[Row]:
             return
         raise InputError(f"{path}: not valid JSON: {error}") from None
     except RecursionError:
-        raise InputError(f"{path}: nested too deeply to be a task's file") from None
+        raise InputError(f"{path}: nested too deeply to be a list of rows") from None
     if isinstance(value, dict):
         lists = [inner for inner in value.values() if isinstance(inner, list)]
         value = lists[0] if len(lists) == 1 else [value]
     if not isinstance(value, list):
-        raise InputError(f"{path}: holds {_short(value)}; a task's .json is a list of objects")
+        raise InputError(f"{path}: holds {_short(value)}; rows in .json are a list of objects")
     for number, entry in enumerate(value, 1):
         yield _row(number, entry, stem, "entry")
 
@@ -262,6 +299,6 @@ def hub_rows(dataset: str, subset: str | None, split: str) -> list[Row]:
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         raise InputError(f"data set {dataset!r} ({split}) could not be loaded: {error}") from None
     if not len(rows):
-        raise InputError(f"data set {dataset!r} ({split}) is empty; a task needs at least one row")
+        raise InputError(f"data set {dataset!r} ({split}) is empty; at least one row is needed")
     stem = subset or dataset.rpartition("/")[2]
     return [Row(number, row, stem, "row", where=str(number)) for number, row in enumerate(rows, 1)]
