@@ -123,5 +123,16 @@ def test_load_and_probability_count_every_choice(tiny_config: ModelConfig) -> No
     assert routing.load_E.tolist() == [
         int((routing.experts_Nk == e).sum()) for e in range(tiny_config.num_experts)
     ]
-    torch.testing.assert_close(routing.prob_E.sum(), torch.tensor(11.0))
-    assert routing.prob_E.requires_grad and not routing.load_E.requires_grad
+    load_E, prob_E = routing.weighed(torch.ones(11))
+    assert torch.equal(load_E, routing.load_E)
+    torch.testing.assert_close(prob_E.sum(), torch.tensor(11.0))
+    assert prob_E.requires_grad and not load_E.requires_grad
+
+
+def test_a_token_of_weight_zero_is_as_if_it_were_not_there(tiny_config: ModelConfig) -> None:
+    moe = MoE(tiny_config.model_copy(update={"experts_per_token": 2}))
+    x = torch.randn(11, tiny_config.hidden_size)
+    weights = torch.tensor([0.0, 1, 1, 0, 1, 0, 1, 1, 0, 0, 1])
+    found, meant = moe.route(x).weighed(weights), moe.route(x[weights > 0]).weighed(torch.ones(6))
+    for a, b in zip(found, meant, strict=True):
+        torch.testing.assert_close(a, b)

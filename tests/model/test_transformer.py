@@ -161,9 +161,7 @@ def test_initialise_is_a_function_of_the_seed(config: ModelConfig) -> None:
 def test_routers_report_every_choice(model: Transformer) -> None:
     out = model(rows(21))
     choices = 2 * 21 * 2
-    assert out.load_LE.shape == out.prob_LE.shape == (4, 4)
-    assert out.load_LE.sum(-1).tolist() == [choices] * 4
-    torch.testing.assert_close(out.prob_LE.sum(-1), torch.full((4,), 42.0))
+    assert [routing.load_E.sum() for routing in out.routings] == [choices] * 4
     assert [experts.shape for experts in out.experts] == [(42, 2)] * 4
 
 

@@ -1,11 +1,12 @@
 """The chunked loss against the plain one, and the identities that every objective keeps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
+from small_model import tiny
 
 from behemoth.data.batch import Batch
-from behemoth.model.config import ModelConfig
-from behemoth.model.transformer import Transformer
 from behemoth.objectives.distill import distill
 from behemoth.objectives.loss import SoftTarget, cross_entropy, cross_entropy_plainly
 from behemoth.objectives.next_token import next_token, uneven
@@ -66,24 +67,6 @@ def test_no_gradient_is_made_when_nobody_asks():
 # --- objectives ---------------------------------------------------------------------------------------------
 
 
-def tiny(seed=0, **changes):
-    settings = {
-        "vocab_size": 96,
-        "hidden_size": 16,
-        "num_layers": 4,
-        "num_heads": 2,
-        "num_kv_heads": 1,
-        "head_size": 8,
-        "dense_size": 32,
-        "expert_size": 24,
-        "num_experts": 4,
-        "chunk_size": 8,
-        "context_length": 32,
-    } | changes
-    model = Transformer(ModelConfig(**settings))
-    return model.initialise(torch.Generator().manual_seed(seed))
-
-
 def batch(rows=4, seed=0):
     g = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, 96, (rows, 25), generator=g)
@@ -112,7 +95,7 @@ def test_distilling_with_no_share_of_the_teacher_is_predicting_the_text():
 def test_the_balancing_term_is_one_when_loads_are_even_and_has_no_gradient_then():
     model = tiny()
     out = model(batch().tokens_BT)
-    term = uneven(model, out) / out.load_LE[0].sum()
+    term = uneven(model, out, batch().weights_BT)[0] / batch().weight
     assert abs(term.item() - 1) < 1e-5
     (gradient,) = torch.autograd.grad(term, [model.layers[0].feed_forward.router.weight])
     assert gradient.abs().max() < 1e-6
@@ -121,18 +104,43 @@ def test_the_balancing_term_is_one_when_loads_are_even_and_has_no_gradient_then(
 def test_the_balancing_term_pushes_away_from_the_loaded_expert():
     model = tiny()
     model.load_LE.copy_(torch.tensor([0.7, 0.1, 0.1, 0.1]).expand(4, -1))
-    before = model(batch().tokens_BT).prob_LE.detach()
+    before = probabilities(model)
     optimizer = torch.optim.SGD([layer.feed_forward.router.weight for layer in model.layers], lr=0.1)
     with torch.enable_grad():
         out = model(batch().tokens_BT)
-        gradients = torch.autograd.grad(uneven(model, out), optimizer.param_groups[0]["params"])
+        term, _ = uneven(model, out, batch().weights_BT)
+        gradients = torch.autograd.grad(term, optimizer.param_groups[0]["params"])
     for parameter, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
         parameter.grad = gradient
     optimizer.step()
-    after = model(batch().tokens_BT).prob_LE.detach()
-    assert (after[:, 0] < before[:, 0]).all()
+    assert (probabilities(model)[:, 0] < before[:, 0]).all()
+
+
+def probabilities(model):
+    out = model(batch().tokens_BT)
+    return torch.stack([routing.logits_NE.softmax(-1).sum(0) for routing in out.routings]).detach()
+
+
+def test_a_token_of_weight_zero_does_not_count_in_the_balancing_term_or_the_load():
+    model, some = tiny(), batch()
+    model.load_LE.copy_(torch.tensor([0.7, 0.1, 0.1, 0.1]).expand(4, -1))
+    out = model(some.tokens_BT, some.documents_BT)
+    term, load_LE = uneven(model, out, some.weights_BT)
+    counts = some.weights_BT.flatten() > 0
+    probs = torch.stack([r.logits_NE[counts].softmax(-1).sum(0) for r in out.routings])
+    assert load_LE.sum(1).tolist() == [some.weight] * 4  # one expert per token
+    torch.testing.assert_close(term, 4 * (model.load_LE * probs).sum(1).mean())
 
 
 def test_a_dense_model_has_no_balancing_term():
     model = tiny(num_experts=0)
     assert float(next_token(model, batch(), balance=0.01).metrics["balance"]) == 0
+
+
+def test_rows_that_weigh_nothing_change_nothing():
+    model, whole = tiny(), batch()
+    model.load_LE.copy_(torch.tensor([0.7, 0.1, 0.1, 0.1]).expand(4, -1))
+    masked = replace(whole, weights_BT=whole.weights_BT * torch.tensor([[1.0], [1.0], [0.0], [0.0]]))
+    found, meant = (next_token(model, some, balance=1.0) for some in (masked, whole.microbatches(2)[0]))
+    torch.testing.assert_close(found.total, meant.total)
+    assert torch.equal(found.load_LE, meant.load_LE)

@@ -83,10 +83,13 @@ class Corpus:
             for name, (shards, i, record) in zip(names, found, strict=True)
         ]
 
+    def training(self) -> list[ShardReader]:
+        """The documents that training reads, by source."""
+        return [self._shards(source.name, "train") for source in self.sources]
+
     def batches(self, context: int, rows: int, seed: int) -> BatchSource:
         """Batches of `rows` rows of `context` tokens; InputError when the corpus cannot fill one."""
-        shards = [self._shards(source.name, "train") for source in self.sources]
-        streams = [Stream(part, context, mix_keys(seed, i)) for i, part in enumerate(shards)]
+        streams = [Stream(part, context, mix_keys(seed, i)) for i, part in enumerate(self.training())]
         for source, stream in zip(self.sources, streams, strict=True):
             if stream.num_rows == 0:
                 raise InputError(

@@ -258,10 +258,10 @@ def document_ends(p: Patient) -> Finding:
         raise NotChecked("the training text is not at hand")
     tokenizer, read = tokenizer_of(p), p.source()
     batches = [read.batch(0)]
-    while len(batches) < MOST_BATCHES and not any(int(batch.documents_BT.max()) for batch in batches):
+    while len(batches) < MOST_BATCHES and not any(int(batch.documents.max()) for batch in batches):
         batches.append(read.batch(len(batches)))
     batch = stacked(batches)
-    tokens, documents = batch.tokens_BT, batch.documents_BT
+    tokens, documents = batch.tokens_BT, batch.documents
     border = documents[:, 1:] != documents[:, :-1]
     begins = tokens[:, 1:] == tokenizer.bos_id
     wrong = {

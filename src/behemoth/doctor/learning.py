@@ -136,7 +136,10 @@ def balancing_works(p: Patient) -> Finding:
     model.zero_grad()
     with watching(sparse_layers(model)) as calls:
         model(batch.tokens_BT, batch.documents_BT)
-    probs_LE = torch.stack([place[0][1][1].logits_NE.float().softmax(-1).sum(0) for place in calls])
+    counts_N1 = batch.weights_BT.flatten().unsqueeze(1)
+    probs_LE = torch.stack(
+        [(counts_N1 * place[0][1][1].logits_NE.float().softmax(-1)).sum(0) for place in calls]
+    )
     term = p.balance * model.config.num_experts * (model.load_LE * probs_LE).sum(1).mean() / batch.weight
     meant = flat(torch.autograd.grad(term, routers(model)))
     difference = float((with_term - without - meant).norm() / meant.norm().clamp_min(1e-30))
@@ -345,8 +348,12 @@ def load_follows(p: Patient) -> Finding:
     """After a step the model remembers the load of that step: the balancing term reads it in the next."""
     need_experts(p)
     done, batch = short_training(p), p.batches().batch(0)
+    weights_N, E = batch.weights_BT.flatten(), p.config.num_experts
     counted_LE = torch.stack(
-        [r.load_E for r in routings(done.before, batch.tokens_BT, batch.documents_BT)]
+        [
+            (torch.nn.functional.one_hot(r.experts_Nk, E).sum(1) * weights_N.unsqueeze(1)).sum(0)
+            for r in routings(done.before, batch.tokens_BT, batch.documents_BT)
+        ]
     ).cpu()
     counted_LE /= counted_LE.sum(-1, keepdim=True)
     first, last = (torch.tensor(done.updates[step].load_LE) for step in (0, -1))

@@ -32,10 +32,16 @@ class Routing(NamedTuple):
             0, self.experts_Nk.flatten(), torch.ones(self.experts_Nk.numel(), device=self.experts_Nk.device)
         )
 
-    @property
-    def prob_E(self) -> Tensor:
-        """The router's softmax summed over the tokens; fp32, with gradient (Switch, arXiv 2101.03961, eq. 6)."""
-        return self.logits_NE.float().softmax(-1).sum(0)
+    def weighed(self, weights_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Each expert's choices, and the router's softmax, summed over the tokens by weight: two fp32 (E,).
+
+        Only the second has a gradient (Switch, arXiv 2101.03961, eq. 5 and 6, before their division by the tokens).
+        """
+        prob_NE = self.logits_NE.float().softmax(-1)
+        load_E = torch.zeros_like(prob_NE[0]).index_add_(
+            0, self.experts_Nk.flatten(), weights_N.repeat_interleave(self.experts_Nk.shape[1])
+        )
+        return load_E, weights_N @ prob_NE
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
@@ -68,7 +74,7 @@ def run_experts(x_ND: Tensor, routing: Routing, gate_up: Tensor, down: Tensor, s
     y_NkD = Combine.apply(F.grouped_mm(hidden_SF, down, offs=ends_E), slot_P).view_as(x_NkD)
     if score_on == "output":
         y_NkD = y_NkD * score_Nk1
-    return y_NkD.sum(1)
+    return y_NkD.sum(1) if k > 1 else y_NkD.squeeze(1)
 
 
 def group_multiple(x_ND: Tensor, routing: Routing) -> int:
@@ -89,11 +95,12 @@ def lay_out(routing: Routing, multiple: int) -> tuple[Tensor, Tensor, int]:
         0, order_P, torch.arange(len(order_P), device=order_P.device)
     )
     count_E = routing.load_E.long()
+    if multiple == 1:
+        return place_P, count_E.cumsum(0).to(torch.int32), len(expert_P)
     room_E = (count_E + multiple - 1) // multiple * multiple
     ends_E = room_E.cumsum(0)
     shift_E = (ends_E - room_E) - (count_E.cumsum(0) - count_E)
-    num_slots = len(expert_P) if multiple == 1 else int(ends_E[-1])
-    return place_P + shift_E[expert_P], ends_E.to(torch.int32), num_slots
+    return place_P + shift_E[expert_P], ends_E.to(torch.int32), int(ends_E[-1])
 
 
 def to_slots(x_PD: Tensor, slot_P: Tensor, num_slots: int) -> Tensor:

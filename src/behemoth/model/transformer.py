@@ -35,9 +35,12 @@ class Output(NamedTuple):
     """What a forward leaves: the last hidden states, and what the routers did (by sparse layer, first to last)."""
 
     hidden_BTD: Tensor  # after the final norm; `model.logits` turns it into logits
-    load_LE: Tensor  # how many choices fell on each expert; no gradient
-    prob_LE: Tensor  # the router's softmax, summed over tokens; carries the balancing term's gradient
-    experts: list[Tensor]  # who was chosen, (N, k) for each sparse layer
+    routings: list[Routing]
+
+    @property
+    def experts(self) -> list[Tensor]:
+        """Who was chosen, (N, k) for each sparse layer."""
+        return [routing.experts_Nk for routing in self.routings]
 
 
 class Cache(Protocol):
@@ -111,10 +114,12 @@ def attend(q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, mask_BTS: Tensor | No
     """Softmax attention; query head h reads key head h // (H/G). No mask means causal with T = S. (B, T, H, K)
 
     On a CPU in bf16 the written-out product is two to four times as fast as torch's fused kernel at chunks of 64 and
-    128, and still a little at 512 (benchmarks/attention_cpu.py); everywhere else the fused kernel is.
+    128, and still a little at 512 (benchmarks/attention_cpu.py), and in any precision where a row asks with one token;
+    everywhere else the fused kernel is.
     """
     q, k, v = (x.transpose(1, 2) for x in (q_BTHK, k_BSGK, v_BSGK))
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16 and k.shape[2] <= 512:
+    few = q.shape[2] == 1 or (q.dtype == torch.bfloat16 and k.shape[2] <= 512)
+    if q.device.type == "cpu" and few:
         return attend_plainly(q_BTHK, k_BSGK, v_BSGK, mask_BTS)
     mask = None if mask_BTS is None else mask_BTS.unsqueeze(1)
     groups = q.shape[1] // k.shape[1]
@@ -138,7 +143,7 @@ def attend_plainly(q_BTHK: Tensor, k_BSGK: Tensor, v_BSGK: Tensor, mask_BTS: Ten
     scores = (q @ k.transpose(-1, -2) * K**-0.5).view(B, H, T, S)
     if mask_BTS is None:
         mask_BTS = torch.ones(1, T, S, dtype=torch.bool, device=q.device).tril()
-    weights = scores.masked_fill(~mask_BTS.unsqueeze(1), float("-inf")).softmax(-1)
+    weights = scores.masked_fill_(~mask_BTS.unsqueeze(1), float("-inf")).softmax(-1)
     y = weights.view(B, G, H // G * T, S) @ v
     return y.view(B, H, T, K).transpose(1, 2)
 
@@ -319,12 +324,7 @@ class Transformer(nn.Module):
             x_BTD, routing = block(x_BTD, row, cache)
             if routing is not None:
                 routings.append(routing)
-        return Output(
-            self.norm(x_BTD),
-            torch.stack([r.load_E for r in routings]) if routings else self.load_LE,
-            torch.stack([r.prob_E for r in routings]) if routings else self.load_LE,
-            [r.experts_Nk for r in routings],
-        )
+        return Output(self.norm(x_BTD), routings)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., D) -> (..., V), in the precision of the activations."""

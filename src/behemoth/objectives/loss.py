@@ -1,8 +1,8 @@
 """What a model is asked to do: an objective is a function `(model, batch) -> Loss`.
 
-A loss is a *sum* over tokens and its weight comes with the batch, so one microbatch of eight rows and eight of one
-row give the same gradient: the loop divides once, by the weight of the whole step. Every term must be additive over
-tokens for that, the balancing term included.
+A loss is a *sum* over tokens, or pairs, and its weight comes with the batch, so one microbatch of eight rows and
+eight of one row give the same gradient: the loop divides once, by the weight of the whole step. Every term must be
+additive over tokens for that, the balancing term included.
 
 `cross_entropy` never holds the logits of more than a few hundred tokens: it makes them chunk by chunk, takes the
 gradient of each chunk at once, and forgets them (the idea of "Cut Your Losses", arXiv 2411.09009, in plain torch).
@@ -14,9 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-
-from behemoth.data.batch import Batch
+from torch import Tensor
 
 
 class Loss(NamedTuple):
@@ -24,10 +22,12 @@ class Loss(NamedTuple):
 
     total: Tensor  # what is differentiated
     metrics: dict[str, Tensor]  # what is reported, divided by the step's weight; no gradient
-    load_LE: Tensor  # how often each expert was chosen, by sparse layer; no gradient
+    load_LE: (
+        Tensor  # how often each expert was chosen, by sparse layer, tokens counted by weight; no gradient
+    )
 
 
-Objective = Callable[[nn.Module, Batch], Loss]
+Objective = Callable[[Any, Any], Loss]  # a Transformer, and the kind of Batch that the objective is made for
 
 
 class SoftTarget(NamedTuple):
