@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft.tuners.lora.layer import ParamWrapper
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -30,10 +31,12 @@ from behemoth.doctor import files
 from behemoth.doctor.examination import examine_patient
 from behemoth.doctor.patient import Finding, Patient, sparse_layers, watching
 from behemoth.examine import drawn, patient_of
+from behemoth.export.adapters import save_adapter
 from behemoth.export.hf import write_files
 from behemoth.inference import engine
 from behemoth.inference.cache import KVCache, Place
 from behemoth.model import experts, transformer
+from behemoth.model.adapters import PARTS, AdapterSettings, adapter_parameters, add_adapter, part_of
 from behemoth.model.config import ModelConfig, RopeScaling
 from behemoth.model.experts import Routing
 from behemoth.model.open import open_model
@@ -232,6 +235,21 @@ def imported(run: Path, workspace: Path, shape: ModelConfig) -> Patient:
     return patient_of(open_model(workspace / "theirs"), workspace)
 
 
+def adapter_of(p: Patient, parts: tuple[str, ...]) -> Patient:
+    """With an adapter beside it, of which some parts were trained."""
+    model = copy.deepcopy(p.model)
+    add_adapter(model, AdapterSettings(rank=2, alpha=2), seed=0)
+    for name, parameter in adapter_parameters(model).items():
+        if ".lora_B." in name and part_of(name) in parts:
+            torch.nn.init.normal_(parameter, std=0.1)
+    save_adapter(model, p.workspace / "adapter", "base")
+    return replace(p, adapter=p.workspace / "adapter")
+
+
+def adapted(run: Path, workspace: Path) -> Patient:
+    return adapter_of(patient(run, workspace), PARTS)
+
+
 LLAMA3 = SCOUT.model_copy(
     update={"num_experts": 0, "nope_every": 0, "qk_norm": False, "chunk_size": SCOUT.context_length}
 )
@@ -249,6 +267,7 @@ HEALTHY: dict[str, Callable[[Path, Path], Patient]] = {
     "like Llama 3: dense, positions everywhere, no chunks, 24 steps": partial(
         shaped, changes={name: getattr(LLAMA3, name) for name in LLAMA3.model_fields_set}, steps=24
     ),
+    "the teacher with an adapter on all its parts": adapted,
     **{name: partial(shaped, changes=changes, steps=steps) for name, (changes, steps) in SHAPES.items()},
 }
 
@@ -549,10 +568,13 @@ def always_balanced(p: Patient, m: pytest.MonkeyPatch) -> Patient:
 
 
 def constant_load(p: Patient, m: pytest.MonkeyPatch) -> None:
-    def uneven(model: Transformer, out: Any) -> Tensor:
-        return out.prob_LE.sum(1).mean()  # as if every expert had the same load
+    uneven = next_token.uneven
 
-    m.setattr(next_token, "uneven", uneven)
+    def flat(model: Transformer, out: Any, counts_BT: Tensor) -> tuple[Tensor, Tensor]:
+        level_LE = torch.full_like(model.load_LE, 1 / model.config.num_experts)
+        return uneven(SimpleNamespace(config=model.config, load_LE=level_LE), out, counts_BT)  # type: ignore[arg-type]
+
+    m.setattr(next_token, "uneven", flat)
 
 
 def optimizer(
@@ -659,6 +681,18 @@ def rebatched(**changes: Callable[[Any], Tensor]) -> Callable[[Patient, pytest.M
         return replace(p, source=lambda: SimpleNamespace(batch=batch))
 
     return plant
+
+
+# adapters
+
+
+def unwrapped(forward: Any) -> Any:
+    return lambda self, *args, **more: self.get_base_layer()(*args, **more)
+
+
+def flipped(get_delta_weight: Any) -> Any:
+    """Each expert gets the product of another."""
+    return lambda self, name: get_delta_weight(self, name).flip(0)
 
 
 # files
@@ -883,6 +917,15 @@ FAULTS: dict[str, Fault] = {
     "predictions across documents": Fault(
         "documents begin and end as the tokenizer says",
         rebatched(weights_BT=lambda b: torch.ones_like(b.weights_BT)),
+    ),
+    "an adapter on experts that nothing reads": Fault(
+        "every part of an adapter changes the answers", code(ParamWrapper, "forward", unwrapped)
+    ),
+    "an adapter whose experts were not trained": Fault(
+        "every part of an adapter changes the answers", lambda p, m: adapter_of(p, ("attention", "dense"))
+    ),
+    "an adapter merged into the experts next door": Fault(
+        "a merged adapter answers as before", code(ParamWrapper, "get_delta_weight", flipped)
     ),
     "two experts swapped on export": Fault("experts survive export and import", written(tensors(swap))),
     "two experts swapped on import": Fault("experts survive export and import", loaded(swap_loaded)),

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from behemoth.base.logs import table
-from behemoth.doctor import attention, files, learning, routing, weights
+from behemoth.doctor import adapters, attention, files, learning, routing, weights
 from behemoth.doctor.patient import Check, Finding, NotChecked, Patient
 
 CHECKS: dict[str, Check] = {
@@ -21,6 +21,7 @@ CHECKS: dict[str, Check] = {
     **routing.CHECKS,
     **attention.CHECKS,
     **learning.CHECKS,
+    **adapters.CHECKS,
     **files.CHECKS,
 }
 

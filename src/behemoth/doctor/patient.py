@@ -92,6 +92,7 @@ class Patient:
     source: Callable[[], Source] | None = None  # opens the training text anew
     tokenizer: Path | None = None
     exported: Path | None = None  # a Hugging Face directory of these weights; one is written when None
+    adapter: Path | None = None  # in PEFT's format, trained on what these weights were before
     foreign: bool = False  # `exported` was made by somebody else: its template is not held to ours
     made: dict[str, Any] = field(default_factory=dict)  # by checks, for other checks
 
@@ -179,13 +180,11 @@ class Synthetic:
 
 
 def cut(batch: Batch, rows: int) -> Batch:
-    whole = (batch.tokens_BT, batch.targets_BT, batch.weights_BT, batch.documents_BT)
-    tokens, targets, weights, documents = (part[:rows] for part in whole)
-    return Batch(tokens, targets, weights, documents, float(weights.sum()))
+    return batch.rows(slice(rows))
 
 
 def stacked(batches: Sequence[Batch]) -> Batch:
-    names = ("tokens_BT", "targets_BT", "weights_BT", "documents_BT")
+    names = ("tokens_BT", "targets_BT", "weights_BT", "documents")
     tokens, targets, weights, documents = (
         torch.cat([getattr(batch, name) for batch in batches]) for name in names
     )
