@@ -3,7 +3,7 @@
 `POST /completions` writes; and where the server echoes a prompt with its log-probabilities (vLLM does, OpenAI's
 own no longer) it also says how likely a text is. A server without /completions is asked through
 /chat/completions, which can only write, and puts a template around the prompt; which of the two it is, is found out
-before the first question, so that one evaluation never mixes them.
+before the first question, so that one evaluation never mixes them. `chat` samples, for reinforcement learning.
 
 A server may be slow, drop the line, or answer with anything at all. Where it is busy (429) or broken (5xx), or the
 line drops, it is asked again after a growing pause; what fails in the end is a `Failed` that says what was seen.
@@ -16,11 +16,12 @@ Left out: texts longer than the server's context (only the server could cut them
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard, TypeVar
@@ -90,6 +91,26 @@ class Endpoint:
     ) -> list[Generated | Failed]:
         route = self.route
         return self._each(prompts, lambda prompt: self._write(route, prompt, max_tokens, stop))
+
+    def chat(
+        self,
+        conversations: Sequence[Sequence[Mapping[str, str]]],
+        *,
+        max_tokens: Sequence[int],
+        seeds: Sequence[int],
+        temperature: float,
+    ) -> list[Said]:
+        """An answer to each conversation (messages of role and content), sampled with its own seed.
+
+        Log-probabilities are asked for, and dropped without a word where the server gives none.
+        """
+        asked: list[Json] = [
+            {"messages": list(messages), "max_tokens": limit, "seed": seed}
+            | {"temperature": temperature, "logprobs": True}
+            for messages, limit, seed in zip(conversations, max_tokens, seeds, strict=True)
+        ]
+        answers = self._each(asked, lambda how: spoken(*self._post(CHAT, how)))
+        return [Said(why=answer.why) if isinstance(answer, Failed) else answer for answer in answers]
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood | Failed]:
         self._need_echo()
@@ -324,6 +345,43 @@ class Echo:
             )
         greedy = all(top is not None and own >= top for own, top in zip(known, best, strict=True))
         return Likelihood(sum(known), greedy, count, attempts=attempts)
+
+
+@dataclass(frozen=True)
+class Said:
+    """An answer of a chat: its tokens as bytes with their log-probabilities, where the server tells; else none.
+
+    why: why there is no answer.
+    """
+
+    text: str = ""
+    finish: Literal["stop", "length"] = "length"
+    tokens: tuple[bytes, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    why: str = ""
+
+
+def spoken(reply: Json, attempts: int) -> Said:
+    """What a chat completion says, and of which tokens it is made."""
+    answer = written(reply, attempts, ())
+    found = first_choice(reply, attempts).get("logprobs")
+    told = found.get("content") if isinstance(found, dict) else None
+    tokens = [token_of(entry) for entry in told] if isinstance(told, list) else []
+    known = [token for token in tokens if token is not None]
+    if len(known) < len(tokens):
+        return Said(answer.text, answer.finish)
+    return Said(answer.text, answer.finish, tuple(text for text, _ in known), tuple(p for _, p in known))
+
+
+def token_of(entry: Any) -> tuple[bytes, float] | None:
+    """A token's bytes and log-probability. Its text stands for bytes that are not given."""
+    entry = entry if isinstance(entry, dict) else {}
+    values, text, logprob = (entry.get(name) for name in ("bytes", "token", "logprob"))
+    if type(logprob) not in (int, float) or not math.isfinite(logprob):
+        return None
+    if isinstance(values, list) and all(type(value) is int and 0 <= value < 256 for value in values):
+        return bytes(values), float(logprob)
+    return (text.encode(errors="replace"), float(logprob)) if isinstance(text, str) else None
 
 
 def written(reply: Json, attempts: int, stop: Sequence[str]) -> Generated:
