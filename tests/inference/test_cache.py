@@ -79,6 +79,22 @@ def test_rows_can_leave_and_be_repeated() -> None:
     assert cache.lengths == [20, 20, 20]
 
 
+@pytest.mark.parametrize("gone", [[0], [3], [1, 2], [0, 3], [2, 0, 1]])
+@torch.no_grad()
+def test_the_last_rows_take_the_places_of_those_dropped(gone: list[int]) -> None:
+    model, tokens_BT = tiny(2), rows(4, 20)
+    full_BTD = model(tokens_BT).hidden_BTD
+    cache = KVCache(model.config, [10, 9, 8, 7])
+    model(tokens_BT[:, :10], cache=cache)
+    stays = cache.drop(gone)
+    assert sorted(stays) == sorted({0, 1, 2, 3} - set(gone))
+    assert cache.lengths == [10 - row for row in stays]
+    for _ in range(9):
+        at = list(cache.lengths)
+        step_BD = model(tokens_BT[stays, at].unsqueeze(1), cache=cache).hidden_BTD[:, 0]
+        torch.testing.assert_close(step_BD, full_BTD[stays, at], atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("prompt", [1, 5, 20])
 @torch.no_grad()
 def test_layers_with_chunks_hold_no_more_than_a_chunk(prompt: int) -> None:
@@ -87,10 +103,10 @@ def test_layers_with_chunks_hold_no_more_than_a_chunk(prompt: int) -> None:
     model(tokens_BT[:, :prompt], cache=cache)
     for t in range(prompt, 60):
         model(tokens_BT[:, t : t + 1], cache=cache)
-    slots = [keys.shape[1] for keys in cache.keys]
+    slots = [keys.shape[2] for keys in cache.keys]
     assert [slots[layer] for layer in (0, 1, 2, 4, 5, 6)] == [8] * 6
     assert all(60 <= slots[layer] <= 120 for layer in (3, 7))
-    assert [values.shape[1] for values in cache.values] == slots
+    assert [values.shape[2] for values in cache.values] == slots
 
 
 @torch.no_grad()
@@ -99,7 +115,7 @@ def test_a_short_row_takes_little_room() -> None:
     cache = KVCache(model.config, [2])
     model(rows(1, 2), cache=cache)
     model(rows(1, 1), cache=cache)
-    assert max(keys.shape[1] for keys in cache.keys) <= 64
+    assert max(keys.shape[2] for keys in cache.keys) <= 64
 
 
 @pytest.mark.parametrize("lengths", [[1, 1, 1, 1], [3, 8, 13, 24], [7, 15, 16, 17]])

@@ -1,10 +1,11 @@
 """What is drawn, how often, and on what it depends."""
 
+import numpy as np
 import pytest
 import torch
 
 from behemoth.base.errors import InputError
-from behemoth.inference.sampling import Sampling, choose, distribution, draw, token_logprobs, uniform
+from behemoth.inference.sampling import Sampling, choose, distribution, draw, pick, token_logprobs, uniform
 
 LOGITS = torch.tensor([2.0, 1.0, 0.0, -1.0, 0.5, 1.5, -0.5, float("-inf")])
 CHI_SQUARE_99_9 = {3: 16.27, 4: 18.47, 6: 22.46}  # by degrees of freedom
@@ -56,7 +57,7 @@ def test_a_draw_depends_on_its_own_row_alone() -> None:
 
 
 def test_seed_and_index_are_not_confused() -> None:
-    numbers = {uniform(seed, index) for seed in range(-20, 40) for index in range(60)}
+    numbers = {number for index in range(60) for number in uniform(range(-20, 40), index).tolist()}
     assert len(numbers) == 3600
     assert all(0 <= number < 1 for number in numbers)
 
@@ -84,9 +85,25 @@ def test_edges_of_the_cut(how: Sampling, ids: list[int]) -> None:
 def test_tokens_without_probability_are_never_drawn(
     monkeypatch: pytest.MonkeyPatch, number: float, token: int
 ) -> None:
-    monkeypatch.setattr("behemoth.inference.sampling.uniform", lambda seed, index: number)
+    monkeypatch.setattr("behemoth.inference.sampling.uniform", lambda seeds, index: np.array([number]))
     logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]])
     assert draw(logits, Sampling(1.0), [0], 0).item() == token
+
+
+@pytest.mark.parametrize("size", [1, 64, 65, 200])
+def test_a_draw_by_blocks_is_the_one_from_the_whole_running_sum(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    numbers = torch.linspace(0, 1, 1001, dtype=torch.float64)[:-1] + 1e-6
+    probs = torch.rand(size, generator=torch.Generator().manual_seed(size)) + 0.01
+    probs[1:64:3] = 0.0
+    probs[64:128] = 0.0  # a block of nothing
+    monkeypatch.setattr("behemoth.inference.sampling.uniform", lambda seeds, index: numbers.numpy())
+    drawn = pick(probs.expand(1000, -1), [0] * 1000, 0).squeeze(1)
+    running = probs.double().cumsum(0)
+    whole = torch.searchsorted(running, numbers * running[-1], right=True)
+    assert (drawn != whole).sum() <= 2  # a number on the border of two tokens may fall to either
+    assert (probs[drawn] > 0).all()
 
 
 def test_equal_logits_are_cut_to_exactly_k() -> None:

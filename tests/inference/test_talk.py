@@ -41,7 +41,7 @@ class Script:
 
 def talk(engine: Script, *lines: str, **options: object) -> str:
     said: list[str] = []
-    chat_loop(engine, BYTES, iter([*lines, None]).__next__, said.append, **({"post_trained": True} | options))
+    chat_loop(engine, BYTES, iter([*lines, None]).__next__, said.append, **({"turns": 1000} | options))
     return "".join(said)
 
 
@@ -83,7 +83,7 @@ def test_complete_with_a_real_model() -> None:
 
 def test_before_post_training_it_completes_and_says_so() -> None:
     engine = Script(list(b" time"), list(b" pi"))
-    said = talk(engine, "once upon a", "apple", post_trained=False)
+    said = talk(engine, "once upon a", "apple", turns=0)
     assert "not been post-trained" in said
     assert said.endswith(" time\n pi\n")
     assert engine.prompts == [[BOS, *b"once upon a"], [BOS, *b"apple"]]
@@ -160,3 +160,12 @@ def test_ctrl_c_ends_the_answer_not_the_conversation() -> None:
     said = talk(engine, "go on", "again")
     assert said.endswith("par [stopped]\nnext\n")
     assert "par" in text_of(engine.prompts[1])
+
+
+@pytest.mark.parametrize(("turns", "known"), [(1, "c"), (2, "bYc"), (3, "aXbYc")])
+def test_a_model_is_given_as_many_questions_as_it_was_taught(turns: int, known: str) -> None:
+    engine = Script(b"X", b"Y", b"Z")
+    said = talk(engine, "a", "b", "c", turns=turns)
+    heard = text_of(engine.prompts[-1]).replace("user", "").replace("assistant", "").replace("\n", "")
+    assert heard == known
+    assert ("every line stands alone" in said) == (turns == 1)

@@ -7,7 +7,8 @@ what lies beyond is the chunk before, or the padding of a shorter prompt, and ea
 before it comes into sight.
 
 Rows have lengths of their own, can be dropped when finished, and can be repeated, so that several answers to
-one prompt read it once. Room grows by doubling. When several tokens come at once (`expect`), some may lie in the
+one prompt read it once. Room grows by 16 slots: what attention reads of a row and head is then all there is of it,
+and no product has to copy it first. When several tokens come at once (`expect`), some may lie in the
 chunk that others of them overwrite: then they look at what was kept and at each other, by position, and only
 afterwards is kept what the next token can see. Left out: paging, and rows that join a batch already under way.
 
@@ -24,11 +25,11 @@ from torch import Tensor
 
 from behemoth.model.config import ModelConfig
 
-MULTIPLE = 32
+MULTIPLE = 16
 
 
 def round_up(length: int) -> int:
-    """To a multiple of 32, so that lengths are few: on a CPU in bf16 each new matrix shape costs the maths
+    """To a multiple of 16, so that lengths are few: on a CPU in bf16 each new matrix shape costs the maths
     library milliseconds of code generation, more than a small model needs for a token."""
     return -(-length // MULTIPLE) * MULTIPLE
 
@@ -64,7 +65,7 @@ class KVCache:
         self.config, self.lengths, self.device = config, list(lengths), torch.device(device)
         self.empty = True
         self.positions_B = torch.zeros(1, dtype=torch.int64, device=self.device)
-        self.keys: list[Tensor] = []  # per layer, (B, room, G, K)
+        self.keys: list[Tensor] = []  # per layer, (B, G, room, K): as attention reads them
         self.values: list[Tensor] = []
         self.places: dict[bool, Place] = {}
         self.counts: list[int] | None = None  # what `expect` was told
@@ -76,8 +77,8 @@ class KVCache:
 
     def store(self, layer: int, k_BTGK: Tensor, v_BTGK: Tensor) -> None:
         """Keep of the prompts' keys and values what the next token of each row can see."""
-        self.keys.append(self._of_interest(layer, k_BTGK))
-        self.values.append(self._of_interest(layer, v_BTGK))
+        self.keys.append(by_head(self._of_interest(layer, k_BTGK)))
+        self.values.append(by_head(self._of_interest(layer, v_BTGK)))
         if layer == self.config.num_layers - 1:
             self.empty = False
             self._prepare()
@@ -91,26 +92,28 @@ class KVCache:
         place = self.places[self.config.has_rope(layer)]
         self._make_room(layer, place.num_slots)
         keys, values = self.keys[layer], self.values[layer]
-        index_B1GK = place.slot_B.view(-1, 1, 1, 1).expand_as(k_B1GK)
-        keys.scatter_(1, index_B1GK, k_B1GK)
-        values.scatter_(1, index_B1GK, v_B1GK)
+        at_N = line_of(keys, place.slot_B)
+        keys.flatten(0, 2).index_copy_(0, at_N, k_B1GK.flatten(0, 2))
+        values.flatten(0, 2).index_copy_(0, at_N, v_B1GK.flatten(0, 2))
         if layer == self.config.num_layers - 1:
             self.lengths = [length + 1 for length in self.lengths]
             self._prepare()
-        return keys[:, : place.num_slots], values[:, : place.num_slots], place.visible_B1S
+        keys, values = (x[:, :, : place.num_slots].transpose(1, 2) for x in (keys, values))
+        return keys, values, place.visible_B1S
 
     def _append_several(
         self, layer: int, k_BTGK: Tensor, v_BTGK: Tensor, counts: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
         rope = self.config.has_rope(layer)
         if rope not in self.stretches:
-            chunk, num_slots = self.config.chunk_size if rope else NEVER, self.keys[layer].shape[1]
+            chunk, num_slots = self.config.chunk_size if rope else NEVER, self.keys[layer].shape[2]
             self.stretches[rope] = self._stretch(chunk, num_slots, k_BTGK.shape[1], counts)
         visible_BTA, kept_BS = self.stretches[rope]
-        keys_BAGK = torch.cat([self.keys[layer], k_BTGK], dim=1)
-        values_BAGK = torch.cat([self.values[layer], v_BTGK], dim=1)
+        keys_BAGK = torch.cat([self.keys[layer].transpose(1, 2), k_BTGK], dim=1)
+        values_BAGK = torch.cat([self.values[layer].transpose(1, 2), v_BTGK], dim=1)
         rows_B1 = torch.arange(len(k_BTGK), device=self.device).unsqueeze(1)
-        self.keys[layer], self.values[layer] = keys_BAGK[rows_B1, kept_BS], values_BAGK[rows_B1, kept_BS]
+        self.keys[layer] = by_head(keys_BAGK[rows_B1, kept_BS])
+        self.values[layer] = by_head(values_BAGK[rows_B1, kept_BS])
         if layer == self.config.num_layers - 1:
             self.lengths = [length + count for length, count in zip(self.lengths, counts, strict=True)]
             self.counts = None
@@ -136,11 +139,29 @@ class KVCache:
 
     def take(self, rows: Sequence[int]) -> None:
         """Go on with these rows, in this order: leave some out, or name one several times."""
-        self.lengths = [self.lengths[row] for row in rows]
         index = torch.tensor(rows, device=self.device)
         self.keys = [keys.index_select(0, index) for keys in self.keys]
         self.values = [values.index_select(0, index) for values in self.values]
+        self.lengths = [self.lengths[row] for row in rows]
         self._prepare()
+
+    def drop(self, rows: Sequence[int]) -> list[int]:
+        """Go on without these rows: the last ones take their places, and nothing else is copied.
+
+        Returns which row is now in each place. What shares this cache's memory is overwritten."""
+        gone, count = set(rows), len(self.lengths) - len(rows)
+        gaps = sorted(row for row in gone if row < count)
+        last = [row for row in range(count, len(self.lengths)) if row not in gone]
+        to, of = torch.tensor([gaps, last], dtype=torch.int64, device=self.device)
+        for tensors in (self.keys, self.values):
+            for layer, x_BGSK in enumerate(tensors):
+                tensors[layer] = x_BGSK[:count].index_copy_(0, to, x_BGSK[of])
+        stays = list(range(count))
+        for gap, row in zip(gaps, last, strict=True):
+            stays[gap] = row
+        self.lengths = [self.lengths[row] for row in stays]
+        self._prepare()
+        return stays
 
     def _prepare(self) -> None:
         """Work out the next token's place once for all layers."""
@@ -167,16 +188,22 @@ class KVCache:
         return x_BTGK[rows_B1, slots_BC]
 
     def _make_room(self, layer: int, num_slots: int) -> None:
-        room = self.keys[layer].shape[1]
-        if num_slots <= room:
-            return
-        more = max(room, MULTIPLE)
-        if self.config.has_rope(layer):
-            more = min(more, self.config.chunk_size - room)
-        self.keys[layer] = widen(self.keys[layer], more)
-        self.values[layer] = widen(self.values[layer], more)
+        more = num_slots - self.keys[layer].shape[2]
+        if more > 0:
+            self.keys[layer] = widen(self.keys[layer], more)
+            self.values[layer] = widen(self.values[layer], more)
 
 
-def widen(x_BSGK: Tensor, more: int) -> Tensor:
+def line_of(x_BGSK: Tensor, slot_B: Tensor) -> Tensor:
+    """Which (K,) in memory are the slots of each row and head, (B * G,): copying lines costs half of a scatter."""
+    B, G, S, _ = x_BGSK.shape
+    return (torch.arange(0, B * G * S, S, device=slot_B.device).view(B, G) + slot_B.unsqueeze(1)).flatten()
+
+
+def by_head(x_BSGK: Tensor) -> Tensor:
+    return x_BSGK.transpose(1, 2).contiguous()
+
+
+def widen(x_BGSK: Tensor, more: int) -> Tensor:
     """The same slots and `more` after them: zeros, because a masked slot has weight 0, and 0 * nan is nan."""
-    return torch.cat([x_BSGK, x_BSGK.new_zeros(len(x_BSGK), more, *x_BSGK.shape[2:])], dim=1)
+    return torch.cat([x_BGSK, x_BGSK.new_zeros(*x_BGSK.shape[:2], more, x_BGSK.shape[3])], dim=2)

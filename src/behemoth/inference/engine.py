@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 from behemoth.base.errors import InputError
 from behemoth.inference.cache import KVCache, round_up
 from behemoth.inference.sampling import Sampling, choose, token_logprobs
+from behemoth.model.adapters import adapter_parameters, merged
 from behemoth.model.transformer import Transformer
 
 Finish = Literal["stop", "length"]
@@ -37,8 +37,7 @@ LOGITS_AT_ONCE = 2**21  # 8 MiB of fp32: they stay in a processor's cache until 
 FEWEST_AT_ONCE = 128  # rows, where the vocabulary is large: fewer do not fill a matrix product
 
 
-@dataclass(frozen=True)
-class Token:
+class Token(NamedTuple):
     """One generated token; `finish` says why the row ends with it, None that it goes on."""
 
     id: int
@@ -122,10 +121,9 @@ class Engine:
         model = at_compute_precision(self.model)
         asked = [row for row, request in enumerate(requests) if request.limit > 0]
         for batch in batches(asked, lambda row: requests[row].room, self.batch_tokens):
-            for place, token in decode(
-                model, [requests[row] for row in batch], how, stops, stop_text or StopText()
-            ):
-                tokens[batch[place]].append(token)
+            for step in decode(model, [requests[row] for row in batch], how, stops, stop_text or StopText()):
+                for place, token in step:
+                    tokens[batch[place]].append(token)
         return [completion(request, answer) for request, answer in zip(requests, tokens, strict=True)]
 
     def stream(
@@ -144,7 +142,8 @@ class Engine:
         (request,) = self._requests([prompt], [self.context if max_tokens is None else max_tokens], [seed])
         if request.limit == 0:
             return iter(())
-        return (token for _, token in decode(at_compute_precision(self.model), [request], how, stops))
+        steps = decode(at_compute_precision(self.model), [request], how, stops)
+        return (token for ((_, token),) in steps)
 
     def logprobs(self, rows: Sequence[Tokens]) -> list[np.ndarray]:
         """The natural log of the probability of each token given those before it: float32 (len(row) - 1,).
@@ -226,31 +225,29 @@ def decode(
     how: Sampling,
     stops: frozenset[int],
     stop_text: StopText = StopText(),
-) -> Iterator[tuple[int, Token]]:
-    """Generate after every prompt at once: (row, token) as they come, at least one for each row."""
+) -> Iterator[list[tuple[int, Token]]]:
+    """Generate after every prompt at once: step by step, (row, token) of every row that still goes on."""
     last_BD, cache = read(model, [request.prompt for request in requests])
     rows, tails = list(range(len(requests))), [b""] * len(requests)
     for index in itertools.count():
         seeds = [requests[row].seed for row in rows]
         tokens_B, logprobs_B = choose(model.logits(last_BD), how, seeds, index)
-        stays = []  # places in the batch of the rows that go on
-        for place, (id, logprob) in enumerate(zip(tokens_B.tolist(), logprobs_B.tolist(), strict=True)):
-            if math.isnan(logprob):
-                raise InputError(
-                    f"token {index + 1} of an answer has no probability: the model's weights hold nan"
-                )
-            row = rows[place]
+        if logprobs_B.isnan().any():
+            raise InputError(
+                f"token {index + 1} of an answer has no probability: the model's weights hold nan"
+            )
+        step = []
+        for row, id, logprob in zip(rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
             said_stop, tails[row] = stop_text.follow(tails[row], id)
             finish = "stop" if said_stop else why_finished(id, index + 1, requests[row].limit, stops)
-            if finish is None:
-                stays.append(place)
-            yield row, Token(id, logprob, finish)
-        if not stays:
+            step.append((row, Token(id, logprob, finish)))
+        yield step
+        ended = [place for place, (_, token) in enumerate(step) if token.finish]
+        if len(ended) == len(rows):
             return
-        if len(stays) < len(rows):
-            rows = [rows[place] for place in stays]
-            tokens_B = tokens_B[stays]
-            cache.take(stays)
+        if ended:
+            stays = cache.drop(ended)
+            rows, tokens_B = [rows[place] for place in stays], tokens_B[stays]
         last_BD = model(tokens_B.unsqueeze(1), cache=cache).hidden_BTD[:, 0]
 
 
@@ -306,8 +303,10 @@ def at_compute_precision(model: Transformer) -> Transformer:
     """The model; or, where its weights are finer than its activations, a copy with the weights cast once.
 
     Otherwise every forward would cast every weight: little beside a batch of training, most of the time of a
-    step that reads one token.
+    step that reads one token. So it is with an adapter, which is folded in once.
     """
+    if adapter_parameters(model):
+        model = merged(model)
     weights = list(model.parameters())
     if all(weight.dtype == model.compute_dtype for weight in weights):
         return model

@@ -10,15 +10,17 @@ Left out: penalties for repetition, and constraints on the output.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from behemoth.base.errors import InputError
+
+BLOCK = 64
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,10 @@ def choose(logits_BV: Tensor, how: Sampling, seeds: Sequence[int], index: int) -
     model's own distribution: temperature 1, nothing cut.
     """
     logits_BV = logits_BV.float()
+    if how == Sampling(1.0):  # what is drawn from is the model's own distribution: one softmax serves both
+        probs_BV = logits_BV.softmax(-1)
+        rank_B1 = pick(probs_BV, seeds, index)
+        return rank_B1.squeeze(-1), probs_BV.gather(-1, rank_B1).log().squeeze(-1)
     tokens_B = logits_BV.argmax(-1) if how.temperature == 0 else draw(logits_BV, how, seeds, index)
     return tokens_B, token_logprobs(logits_BV, tokens_B)
 
@@ -56,14 +62,37 @@ def token_logprobs(logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
 
 
 def draw(logits_BV: Tensor, how: Sampling, seeds: Sequence[int], index: int) -> Tensor:
-    """The first token at which the cumulative probability exceeds the row's number."""
+    """One draw of each row from its tempered and cut distribution: (B,)."""
     probs_BV, ids_BV = distribution(logits_BV, how)
-    cumulative_BV = probs_BV.double().cumsum(-1)
-    u_B = torch.tensor([uniform(seed, index) for seed in seeds], dtype=torch.float64, device=logits_BV.device)
-    target_B1 = u_B.unsqueeze(1) * cumulative_BV[:, -1:]
-    # right=True steps over tokens of probability 0; the clamp is for rows of nan, which the engine reports
-    rank_B1 = torch.searchsorted(cumulative_BV, target_B1, right=True).clamp(max=probs_BV.shape[-1] - 1)
+    rank_B1 = pick(probs_BV, seeds, index)
     return (rank_B1 if ids_BV is None else ids_BV.gather(-1, rank_B1)).squeeze(-1)
+
+
+def pick(probs_BV: Tensor, seeds: Sequence[int], index: int) -> Tensor:
+    """The first place at which the cumulative probability exceeds the row's number, (B, 1).
+
+    First among blocks of places, then inside one: a running sum goes number by number, a plain sum does not.
+    """
+    if short := -probs_BV.shape[-1] % BLOCK:
+        probs_BV = F.pad(probs_BV, (0, short))
+    blocks_BNC = probs_BV.unflatten(-1, (-1, BLOCK))
+    sums_BN = blocks_BNC.sum(-1).double()
+    u_B1 = torch.from_numpy(uniform(seeds, index)).to(probs_BV.device).unsqueeze(1)
+    block_B1, u_B1 = invert(sums_BN, u_B1)
+    rows_B1 = torch.arange(len(probs_BV), device=probs_BV.device).unsqueeze(1)
+    place_B1, _ = invert(blocks_BNC[rows_B1, block_B1].squeeze(1).double(), u_B1)
+    return block_B1 * BLOCK + place_B1
+
+
+def invert(weights_BN: Tensor, u_B1: Tensor) -> tuple[Tensor, Tensor]:
+    """Where the running sum exceeds u of the whole, and how far into that place, in [0, 1 - 2^-48]."""
+    ends_BN = weights_BN.cumsum(-1)
+    target_B1 = u_B1 * ends_BN[:, -1:]
+    # right=True steps over weights of 0; the clamp is for rows of nan, which the engine reports
+    place_B1 = torch.searchsorted(ends_BN, target_B1, right=True).clamp(max=ends_BN.shape[-1] - 1)
+    weight_B1 = weights_BN.gather(-1, place_B1)
+    inside_B1 = (target_B1 - (ends_BN.gather(-1, place_B1) - weight_B1)) / weight_B1
+    return place_B1, inside_B1.clamp(0, 1 - 2.0**-48)
 
 
 def distribution(logits_BV: Tensor, how: Sampling) -> tuple[Tensor, Tensor | None]:
@@ -83,7 +112,18 @@ def distribution(logits_BV: Tensor, how: Sampling) -> tuple[Tensor, Tensor | Non
     return probs_BV, ids_BV
 
 
-def uniform(seed: int, index: int) -> float:
-    """A number in [0, 1 - 2^-48], a function of its two arguments alone."""
-    digest = hashlib.blake2b(f"{seed}/{index}".encode(), digest_size=6).digest()
-    return int.from_bytes(digest, "big") * 2.0**-48
+def uniform(seeds: Sequence[int], index: int) -> np.ndarray:
+    """Numbers in [0, 1 - 2^-48], each a function of its seed (modulo 2^64) and of the index alone: number `index`
+    of the splitmix64 stream (Steele et al. 2014) that begins at the mixed seed."""
+    state = mix(np.array([seed & MASK for seed in seeds], np.uint64))
+    return (mix(state + np.uint64((index + 1) * GOLDEN & MASK)) >> np.uint64(16)) * 2.0**-48
+
+
+GOLDEN, MASK = 0x9E3779B97F4A7C15, 2**64 - 1
+
+
+def mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finaliser, a bijection of uint64."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -18,6 +18,7 @@ from behemoth.text.chat import Message, encode_chat
 from behemoth.text.tokenizer import Tokenizer
 
 HELP = "/reset forgets the conversation, /quit (or end of input) leaves, Ctrl-C ends an answer.\n"
+ALONE = "This model was taught one question at a time: every line stands alone.\n"
 UNTRAINED = "This model has not been post-trained: it goes on with your text instead of answering it.\n"
 
 
@@ -64,7 +65,7 @@ def chat_loop(
     read: Callable[[], str | None],
     write: Callable[[str], None],
     *,
-    post_trained: bool,
+    turns: int,
     max_tokens: int = 512,
     temperature: float = 0.8,
     top_p: float = 0.95,
@@ -72,13 +73,13 @@ def chat_loop(
 ) -> None:
     """Talk until /quit or the end of input (`read` gives None).
 
-    post_trained: whether the model was taught to answer. If so it is given the whole conversation, in the chat
-    template, as far as the context holds it; if not, each line alone, as a text to go on with. Ctrl-C ends an
-    answer; what was said of it stays in the conversation.
+    turns: the most questions in a conversation that the model was taught to answer; 0, and it goes on with each
+    line as with a text. It is given its last `turns` questions, in the chat template, as far as the context holds
+    them. Ctrl-C ends an answer; what was said of it stays in the conversation.
     """
-    write(HELP if post_trained else UNTRAINED + HELP)
+    write((UNTRAINED if not turns else ALONE if turns == 1 else "") + HELP)
     messages: list[Message] = []
-    turn = 0
+    asked = 0
     while (line := read()) is not None:
         match line.strip():
             case "":
@@ -94,7 +95,8 @@ def chat_loop(
                 continue
         conversation = [*messages, Message("user", line)]
         try:
-            if post_trained:
+            if turns:
+                conversation = conversation[1 - 2 * turns :]
                 prompt, conversation = fit(engine, tokenizer, conversation, max_tokens, write)
             else:
                 prompt = [tokenizer.bos_id, *tokenizer.encode(line)]
@@ -103,14 +105,14 @@ def chat_loop(
                 max_tokens=max_tokens,
                 temperature=temperature,
                 top_p=top_p,
-                seed=seed + turn,
+                seed=seed + asked,
                 stop_ids=tokenizer.stop_ids,
             )
         except InputError as error:  # this line cannot be used; the next one may
             write(f"{error}\n")
             continue
         messages = [*conversation, Message("assistant", say(pieces(tokenizer, tokens), write))]
-        turn += 1
+        asked += 1
 
 
 def fit(
