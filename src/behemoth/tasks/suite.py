@@ -28,12 +28,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from behemoth.base.config import load_toml, nearest, problems_of
 from behemoth.base.errors import InputError, RecipeError
 from behemoth.base.logs import say
-from behemoth.tasks.arithmetic import Form, Operation, arithmetic
+from behemoth.base.rows import Place
+from behemoth.tasks.arithmetic import Form, Operation, Split, arithmetic
 from behemoth.tasks.formats import FORMATS, GRADERS
 from behemoth.tasks.functions import functions
 from behemoth.tasks.next_passage import next_passage
-from behemoth.tasks.readers import Place, Read, Wanted, read_documents, read_task
-from behemoth.tasks.task import Task, asked
+from behemoth.tasks.readers import Read, Wanted, read_documents, read_task
+from behemoth.tasks.refusal import MAX_TOKENS, Part, benign, harmful, part_of, read_prompts
+from behemoth.tasks.task import Task, asked, spread
 from behemoth.tasks.task import limited as limited_task
 
 BUILT_IN: dict[str, list[dict[str, Any]]] = {
@@ -118,7 +120,22 @@ class PassageTask(Strict):
     seed: int = 0
 
 
-Spec = FileTask | ArithmeticTask | FunctionsTask | PassageTask
+class RefusalTask(Strict):
+    """Requests that a model should refuse, or should answer; "test" is the part that tuning never sees."""
+
+    kind: Literal["refusal"]
+    path: str
+    expects: Literal["refusal", "answer"]
+    column: str = ""
+    part: Part = "test"
+    name: str | None = None
+    limit: int | None = Field(None, gt=0)
+    seed: int = 0
+    max_tokens: int = Field(MAX_TOKENS, gt=0)
+    licence: str = "unknown"
+
+
+Spec = FileTask | ArithmeticTask | FunctionsTask | PassageTask | RefusalTask
 KINDS: dict[str, type[Spec]] = {
     **dict.fromkeys(FORMATS, FileTask),
     "blimp": BlimpTask,
@@ -126,15 +143,19 @@ KINDS: dict[str, type[Spec]] = {
     "arithmetic": ArithmeticTask,
     "functions": FunctionsTask,
     "next_passage": PassageTask,
+    "refusal": RefusalTask,
 }
 
 
-def load(spec: str | Path, limit: int | None = None, also: Sequence[str] = ()) -> Suite:
+def load(
+    spec: str | Path, limit: int | None = None, also: Sequence[str] = (), split: Split = "test"
+) -> Suite:
     """The tasks of a suite: a TOML file, or the name of a built-in one; of each task at most `limit` items.
 
-    also: names that the caller knows beside these, for whoever misspells one.
+    also: names that the caller knows beside these, for whoever misspells one. split: of the tasks that make their own
+    problems or part the rows of a file, which side: "train" to practise.
     """
-    return limited(_load(spec, also), limit)
+    return limited(_load(spec, also, split), limit)
 
 
 def limited(suite: Suite, limit: int | None) -> Suite:
@@ -142,18 +163,18 @@ def limited(suite: Suite, limit: int | None) -> Suite:
     return replace(suite, tasks=tuple(limited_task(task, limit) for task in suite.tasks))
 
 
-def _load(spec: str | Path, also: Sequence[str]) -> Suite:
+def _load(spec: str | Path, also: Sequence[str], split: Split) -> Suite:
     if str(spec) in BUILT_IN:
-        return _suite(str(spec), {"tasks": BUILT_IN[str(spec)]}, Path())
+        return _suite(str(spec), {"tasks": BUILT_IN[str(spec)]}, Path(), split)
     path = Path(spec)
     if path.suffix != ".toml" and not path.exists():
         raise InputError(
             f"no suite {str(spec)!r}: give a .toml file, or a built-in name{nearest(str(spec), [*BUILT_IN, *also])}"
         )
-    return _suite(str(path), load_toml(path), path.parent)
+    return _suite(str(path), load_toml(path), path.parent, split)
 
 
-def _suite(where: str, data: dict[str, Any], folder: Path) -> Suite:
+def _suite(where: str, data: dict[str, Any], folder: Path, split: Split) -> Suite:
     specs, problems = _specs(data)
     unset = Counter(name for spec in specs for name in _unset(spec))
     problems += [
@@ -165,7 +186,7 @@ def _suite(where: str, data: dict[str, Any], folder: Path) -> Suite:
         if _unset(spec):
             continue
         try:
-            found.append(_read(spec, folder))
+            found.append(_read(spec, folder, split))
         except InputError as error:
             problems.append(f"task {_name(spec)}: {error}".replace("\n", "\n  "))
     names = [read.task.name for read in found]
@@ -208,13 +229,13 @@ def _specs(data: dict[str, Any]) -> tuple[list[Spec], list[str]]:
     return specs, problems
 
 
-def _read(spec: Spec, folder: Path) -> Read:
+def _read(spec: Spec, folder: Path, split: Split) -> Read:
     match spec:
         case ArithmeticTask():
-            task = arithmetic(**{key: value for key, value in spec if key != "kind"})
+            task = arithmetic(**{key: value for key, value in spec if key != "kind"}, split=split)
             return Read(task, task.items)
         case FunctionsTask():
-            task = functions(spec.items, spec.steps, seed=spec.seed, name=spec.name)
+            task = functions(spec.items, spec.steps, split, spec.seed, spec.name)
             return Read(task, task.items)
         case PassageTask():
             path = _path(spec.path, folder)
@@ -223,6 +244,17 @@ def _read(spec: Spec, folder: Path) -> Read:
                 spec.seed,
                 spec.per_document,
                 name=spec.name,
+                source=str(path),
+                licence=spec.licence,
+            )
+            return Read(task, task.items)
+        case RefusalTask():
+            path = _path(spec.path, folder)
+            prompts = part_of(read_prompts(path, spec.column), spec.part)
+            task = (harmful if spec.expects == "refusal" else benign)(
+                spread(prompts, spec.limit, spec.seed),
+                _name(spec),
+                max_tokens=spec.max_tokens,
                 source=str(path),
                 licence=spec.licence,
             )
