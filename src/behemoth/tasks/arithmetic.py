@@ -19,7 +19,7 @@ from behemoth.tasks import grading
 from behemoth.tasks.task import Item, Task
 
 Operation = Literal["add", "subtract", "multiply", "divide"]
-Form = Literal["symbols", "words", "both"]
+Form = Literal["symbols", "words", "both", "question"]
 Split = Literal["train", "test"]
 
 SIGNS: dict[Operation, str] = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
@@ -29,9 +29,9 @@ WORDS: dict[Operation, str] = {
     "multiply": "times",
     "divide": "divided by",
 }
-COLUMNS = ("ones", "tens", "hundreds", "thousands", "ten thousands", "hundred thousands", "millions")
 MOST_DIGITS = 9
 CHOICES = 4
+TOKENS_PER_COLUMN = 32  # of a worked answer, in a tokenizer that parts digits; with room to spare
 BARREN = 2000  # draws without a new problem, after which there are taken to be no more
 TEST_PART = 5  # one problem in so many belongs to the test
 
@@ -95,7 +95,7 @@ def arithmetic(
         "accuracy" if ask == "choice" else "exact_match",
         grade=(grading.numeric if steps else grading.exact) if ask == "generate" else None,
         stop=("\n\n",) if steps else ("\n",),
-        max_tokens=256 if steps else 16,
+        max_tokens=TOKENS_PER_COLUMN * (1 + max(digits)) if steps else 16,
         chance=1 / CHOICES if ask == "choice" else None,
         source="generated",
         licence="CC0-1.0",
@@ -155,6 +155,8 @@ def _any(size: int, operation: Operation, draw: random.Random) -> Problem:
 
 
 def _question(problem: Problem, form: Form) -> str:
+    if form == "question":  # for a chat, where nothing has to say that an answer follows
+        return f"What is {problem.symbols}?"
     if form == "words":
         return f"Question: What is {problem.a} {WORDS[problem.operation]} {problem.b}?\nAnswer:"
     return f"{problem.symbols} ="
@@ -199,26 +201,19 @@ def _steps(problem: Problem) -> Iterator[str]:
 
 def _add(a: int, b: int) -> Iterator[str]:
     carry = 0
-    for place, (x, y) in enumerate(_columns(a, b)):
+    for x, y in _columns(a, b):
         total = x + y + carry
-        carried = f" + {carry}" if carry else ""
+        yield f"{x} + {y}" + (" + 1" if carry else "") + f" = {total}"
         carry = total // 10
-        rest = f", carry {carry}" if carry else ""
-        yield f"{_column(place)}: {x} + {y}{carried} = {total}, write {total % 10}{rest}"
-    if carry:
-        yield f"in front: write {carry}"
 
 
 def _subtract(a: int, b: int) -> Iterator[str]:
     borrow = 0
-    for place, (x, y) in enumerate(_columns(a, b)):
-        borrowed = f" - {borrow}" if borrow else ""
+    for x, y in _columns(a, b):
         need = x - borrow < y
-        lent = f"10 + {x}" if need else f"{x}"
         digit = x - borrow - y + (10 if need else 0)
+        yield f"{10 + x if need else x}" + (" - 1" if borrow else "") + f" - {y} = {digit}"
         borrow = int(need)
-        rest = ", borrow 1" if need else ""
-        yield f"{_column(place)}: {lent}{borrowed} - {y} = {digit}, write {digit}{rest}"
 
 
 def _multiply(a: int, b: int) -> Iterator[str]:
@@ -234,7 +229,3 @@ def _columns(a: int, b: int) -> list[tuple[int, int]]:
     return [
         (int(x), int(y)) for x, y in zip(reversed(f"{a:0{width}}"), reversed(f"{b:0{width}}"), strict=True)
     ]
-
-
-def _column(place: int) -> str:
-    return COLUMNS[place] if place < len(COLUMNS) else f"column {place + 1}"

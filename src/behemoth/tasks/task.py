@@ -76,6 +76,25 @@ class Task:
         return hashlib.sha256(json.dumps(all_of_it, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def verdict(task: Task, item: Item, text: str) -> Grade:
+    """What the task's grader says. One that fails, or gives no number from 0 to 1, could not score the answer."""
+    assert task.grade is not None
+    try:
+        found = task.grade(item, text)
+    except Exception as error:  # whatever a grader does with this answer, there are others
+        return Grade(None, f"the grader failed: {type(error).__name__}: {error}")
+    if found.score is not None and not 0 <= found.score <= 1:
+        return Grade(None, f"the grader gave {found.score}, which is not from 0 to 1")
+    return found
+
+
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """That part of an answer which lies before the stop strings, each in turn."""
+    for string in stop:
+        text = text.split(string)[0]
+    return text
+
+
 def problems_of(task: Task) -> list[str]:
     """What is wrong with a task, one line for each item at fault."""
     problems = [] if task.items else ["it has no items; a task needs at least one"]
