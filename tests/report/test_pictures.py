@@ -5,7 +5,7 @@ import pytest
 
 from behemoth.report import pictures
 from behemoth.report.pictures import Curve
-from behemoth.report.svg import Scale, spread_labels, whole
+from behemoth.report.svg import Scale, decimals_of, spread_labels, whole
 
 
 def numbers_of(markup, attribute):
@@ -31,6 +31,26 @@ def test_scale_is_a_straight_line():
 
 def test_round_numbers_are_written_short():
     assert [whole(count) for count in ("10.0K", "1.05M", "200", "2.0B")] == ["10K", "1.05M", "200", "2B"]
+
+
+@pytest.mark.parametrize(
+    ("ticks", "decimals"),
+    [([0, 50, 100], 0), ([0.5, 0.6, 0.7], 1), ([2.02, 2.04], 2), ([0, 5e-4], 4), ([1], 1)],
+)
+def test_round_numbers_have_the_decimals_in_which_they_differ(ticks, decimals):
+    assert decimals_of(ticks) == decimals
+
+
+def test_a_curve_from_zero_shows_zero_and_what_lies_below():
+    for low, ticks in ((3e-4, {"0"}), (-2e-4, {"0", "-0.0002"})):
+        curve = Curve("drift", [(1, 4e-4), (2, low)])
+        markup = pictures.curves(
+            [curve], 360.0, "Drift", "nats", from_zero=True, decimals=None, x_title="steps"
+        )
+        assert {"0.0004"} | ticks <= set(re.findall('class="tick" text-anchor="end">([^<]+)</text>', markup))
+        assert f"nats over steps: drift ends at {low:.4f}" in markup
+        places = re.findall(r"[ML][\d.]+,([\d.]+)", re.search(r' d="([^"]+)"', markup)[1])
+        assert float(places[0]) < float(places[1]) <= 260 - 48
 
 
 def test_labels_keep_their_order_and_their_distance():

@@ -6,13 +6,11 @@ and grey. So a figure is read without its colours too. Each is drawn twice, for 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from behemoth.report.run import is_number
-from behemoth.report.svg import Scale, element, line, picture, text
+from behemoth.report.svg import Scale, decimals_of, element, line, picture, text
 
 Row = Mapping[str, Any]
 
@@ -122,8 +120,7 @@ def key(names: tuple[str, str], start: float, width: float) -> str:
 def axis(x: Scale, bottom: float, unit: str, title: str, narrow: bool, signs: bool = False) -> str:
     """Faint lines at round numbers, as many decimals as these need to differ; nought is a line in full."""
     ticks = [value if abs(value) > 1e-12 else 0.0 for value in x.ticks(4 if narrow else 6)]
-    step = min((b - a for a, b in pairwise(ticks)), default=0.1) * scale(unit)
-    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    decimals = decimals_of([value * scale(unit) for value in ticks])
     parts = []
     for value in ticks:
         said = f"{value * scale(unit):{'+' if signs and value else ''}.{decimals}f}".replace("-", "−")

@@ -22,9 +22,10 @@ def page(
 ) -> str:
     """A whole page of ready markup: what it is, the answer, links to the sections, the sections with content."""
     sections = {name: content for name, content in sections.items() if content}
-    links = " ".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
+    ids = {name: name.lower().replace(" ", "-") for name in sections}
+    links = " ".join(f'<a href="#{ids[name]}">{name}</a>' for name in sections)
     body = "".join(
-        f'<section aria-labelledby="{name.lower()}"><h2 id="{name.lower()}">{name}</h2>{content}</section>'
+        f'<section aria-labelledby="{ids[name]}"><h2 id="{ids[name]}">{name}</h2>{content}</section>'
         for name, content in sections.items()
     )
     style = files("behemoth.report").joinpath("style.css").read_text(encoding="utf-8")

@@ -11,17 +11,14 @@ says, and then everything needed to do it again.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from behemoth.base.files import write_atomic
 from behemoth.base.units import counted, human_count, human_duration
-from behemoth.report import experts, pictures, tasks
+from behemoth.report import assistant, experts, learning, pictures, tasks
 from behemoth.report.markup import both, figure, missing, page, table, words
-from behemoth.report.pictures import Curve
 from behemoth.report.run import Member, Run, is_number, read_run
 from behemoth.report.svg import spaced
 
@@ -44,9 +41,10 @@ def render(run: Run) -> str:
     sections = {
         "Results": results(run),
         "Tasks": tasks.tasks(run),
-        "Learning": learning(run),
+        "From base to assistant": assistant.assistant(run),
+        "Learning": learning.learning(run),
         "Experts": load_over_time(run) + expert_worth(run) + expert_tokens(run),
-        "Samples": samples(run),
+        "Samples": learning.samples(run),
         "Doctor": tasks.doctor(run),
         "Data": data(run),
         "Recipe": recipe(run),
@@ -171,87 +169,6 @@ def result_row(row: dict[str, Any]) -> list[str]:
     return [name, f"{row['bits_per_byte']:.3f}", interval]
 
 
-# ---------------------------------------------------------------------------------------------------- how
-# it learned
-
-
-def learning(run: Run) -> str:
-    if not run.metrics:
-        return missing("Training")
-    return loss_figure(run) + held_out_figure(run) + speed_figure(run)
-
-
-def loss_figure(run: Run) -> str:
-    found = [Curve(name, points) for name in run.member_names() if (points := run.series(name, "loss"))]
-    if not found:
-        return ""
-    return figure(
-        lambda width: pictures.curves(found, width, "Training loss", "nats per token"),
-        "Training loss: every step faint, the mean of a stretch of steps in full. The first steps may lie "
-        "above the frame.",
-    ) + skipped_steps(run)
-
-
-def held_out_figure(run: Run) -> str:
-    tokens = run.tokens_at()
-    found = []
-    for name in run.member_names():
-        lines = [
-            line
-            for line in run.held_out
-            if line["member"] == name and line["step"] in tokens and is_number(line["bits_per_byte"])
-        ]
-        marks = [held_out_mark(line, tokens[line["step"]]) for line in lines]
-        if marks:
-            found.append(Curve(name, [mark[:2] for mark in marks], marks))
-    if not found:
-        return ""
-    return figure(
-        lambda width: pictures.curves(found, width, "Held-out text during training", "bits per byte"),
-        "Held-out text during training: the beginnings of a fixed few documents.",
-    )
-
-
-def held_out_mark(line: dict[str, Any], tokens: float) -> tuple[float, float, float, float]:
-    bits = line["bits_per_byte"]
-    return tokens, bits, line.get("low", bits), line.get("high", bits)
-
-
-def speed_figure(run: Run) -> str:
-    tokens = run.tokens_at()
-    points = [
-        (tokens[line["step"]], float(line["tokens_per_second"]))
-        for line in run.metrics
-        if is_number(line.get("tokens_per_second"))
-    ]
-    if not points:
-        return ""
-    shares = [line["peak_share"] for line in run.metrics if is_number(line.get("peak_share"))]
-    peak = f"; {median(shares):.0%} of the machine's measured matmul peak" if shares else ""
-    return figure(
-        lambda width: pictures.curves(
-            [Curve("all models", points)],
-            width,
-            "Throughput",
-            "tokens per second",
-            from_zero=True,
-            decimals=0,
-        ),
-        f"Throughput; the median is {human_count(median(y for _, y in points))} tokens per second{peak}.",
-    )
-
-
-def skipped_steps(run: Run) -> str:
-    skipped = Counter(
-        name
-        for line in run.metrics
-        for name, facts in line.get("members", {}).items()
-        if facts.get("skipped")
-    )
-    said = ", ".join(f"{words(name)} {count}" for name, count in skipped.items())
-    return f'<p class="note">Steps left out because a number was not finite: {said}.</p>' if said else ""
-
-
 # ---------------------------------------------------------------------------------------------- what the
 # experts do
 
@@ -350,39 +267,6 @@ def token(facts: Sequence[Any]) -> str:
     visible = shown.replace(" ", "·").replace("\n", "↵").replace("\t", "⇥")
     title = f"{occurrences:,} occurrences"
     return f'<span class="token" title="{title}"><code>{words(visible)}</code> {fraction:.0%}</span> '
-
-
-# ---------------------------------------------------------------------------------------------------- what
-# it says
-
-
-def samples(run: Run) -> str:
-    if not run.samples:
-        return missing("Sampling during training")
-    tokens = run.tokens_at()
-    parts = ['<p class="note">The prompt is set in bold; what follows is the model\'s.</p>']
-    for name, lines in grouped(run.samples, "member"):
-        parts.append(f"<h3>{words(name)}</h3>")
-        for prompt, over_time in grouped(lines, "prompt"):
-            *earlier, last = (over_time[i] for i in spaced(len(over_time), 5))
-            parts.append(sample(last, prompt, tokens.get(last["step"])))
-            before = "".join(sample(line, prompt, tokens.get(line["step"])) for line in earlier)
-            parts.append(f"<details><summary>Earlier</summary>{before}</details>" if before else "")
-    return "".join(parts)
-
-
-def sample(line: dict[str, Any], prompt: str, tokens: float | None) -> str:
-    after = f", {human_count(tokens)} tokens" if tokens else ""
-    said = f"<b>{words(prompt)}</b>{words(line['text'].removeprefix(prompt))}"
-    return f'<p class="note">Step {line["step"]}{after}</p><pre>{said}</pre>'
-
-
-def grouped(lines: Iterable[dict[str, Any]], key: str) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Lines by the value of `key`, values in the order of their first line, lines in theirs."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for line in lines:
-        found.setdefault(line[key], []).append(line)
-    return list(found.items())
 
 
 # -------------------------------------------------------------------------------------------- to do it all

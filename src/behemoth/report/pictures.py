@@ -7,6 +7,7 @@ names.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +15,19 @@ from statistics import median
 from typing import Any
 
 from behemoth.base.units import human_count, human_duration
-from behemoth.report.svg import Frame, Point, Scale, element, line, path, picture, rect, spread_labels, text
+from behemoth.report.svg import (
+    Frame,
+    Point,
+    Scale,
+    decimals_of,
+    element,
+    line,
+    path,
+    picture,
+    rect,
+    spread_labels,
+    text,
+)
 
 NARROW = 500  # figures below this width leave room for less
 
@@ -44,34 +57,42 @@ def curves(
     y_title: str,
     *,
     from_zero: bool = False,
-    decimals: int = 1,
+    decimals: int | None = 1,
+    x_title: str = "tokens read",
 ) -> str:
-    """Lines over tokens read. Values far above the rest (a loss's first steps) are cut off by the frame."""
+    """Lines over tokens read. Values far above the rest (a loss's first steps) are cut off by the frame.
+
+    decimals: of the values at the left, 0 for counts, None for as many as they need to differ.
+    """
     height, narrow = (260.0, True) if width < NARROW else (320.0, False)
     values = [y for curve in found for _, y in curve.points]
     values += [y for curve in found for mark in curve.marks for y in mark[1:]]
     last = max([x for curve in found for x, _ in curve.points] + [m[0] for c in found for m in c.marks])
-    low, high = (0.0 if from_zero else min(values)), top_of(values)
-    margin = 0.06 * (high - low or 1)
+    low, high = min(values + [0.0] * from_zero), top_of(values)
+    margin = 0.06 * (high - low or abs(high) or 1)
     room = 16 + 7 * min(max(len(curve.name) for curve in found), 16)  # for the names at the right
     x = Scale(0, last, 42, width - room)
     y = Scale(low if from_zero else low - margin, high + margin, height - 48, 28)
+    if decimals is None:
+        decimals = decimals_of(y.ticks(5))
     frame = Frame(x, y)
-    inside = f"clip-{title.lower().replace(' ', '-')}-{width:.0f}"
+    inside = f"clip-{re.sub(r'[^a-z0-9]+', '-', title.lower())}-{width:.0f}"
     clip = element(
         "clipPath", rect(x.start - 4, y.end, x.end - x.start + 8, y.start - y.end + 4, "none"), id=inside
     )
     drawn = [draw_curve(frame, curve, i) for i, curve in enumerate(found)]
     return picture(
-        width, height, title, describe_curves(found, y_title, decimals),
+        width, height, title, describe_curves(found, y_title, x_title, decimals),
         element("defs", clip),
-        frame.axes("tokens read", y_title, lambda v: format_value(v, decimals), narrow),
+        frame.axes(x_title, y_title, lambda v: format_value(v, decimals), narrow),
         element("g", *drawn, clip_path=f"url(#{inside})"),
         end_labels(frame, found),
     )  # fmt: skip
 
 
 def format_value(value: float, decimals: int) -> str:
+    if decimals > 3 and abs(value) < 1:
+        return f"{value:.3g}"  # as wide as there is room for
     return f"{value:,.{decimals}f}" if decimals else human_count(value)
 
 
@@ -108,11 +129,11 @@ def ending(curve: Curve) -> Point:
     return curve.marks[-1][:2] if curve.marks else thin(curve.points, 80)[-1]
 
 
-def describe_curves(found: Sequence[Curve], y_title: str, decimals: int) -> str:
+def describe_curves(found: Sequence[Curve], y_title: str, x_title: str, decimals: int) -> str:
     ends = [
         f"{curve.name} ends at {ending(curve)[1]:,.{decimals + 1 if decimals else 0}f}" for curve in found
     ]
-    return f"{y_title} over tokens read: " + "; ".join(ends) + "."
+    return f"{y_title} over {x_title}: " + "; ".join(ends) + "."
 
 
 def intervals(rows: Sequence[dict[str, Any]], width: float, unit: str) -> str:
@@ -197,8 +218,8 @@ def runs(values: Sequence[str]) -> list[tuple[int, int, str]]:
     return [(a, b, values[a]) for a, b in pairwise(edges)]
 
 
-def stage_times(stages: dict[str, float], width: float) -> str:
-    """How long each stage took, one bar each."""
+def stage_times(stages: dict[str, float], width: float, title: str = "Time of each stage") -> str:
+    """How long each stage, or each part of one, took, one bar each."""
     narrow = width < NARROW
     name_width, value_width, step = (84.0, 74.0, 26.0) if narrow else (120.0, 90.0, 26.0)
     x = Scale(0, max(stages.values()) or 1, name_width, width - value_width)
@@ -209,7 +230,7 @@ def stage_times(stages: dict[str, float], width: float) -> str:
         parts += [rect(name_width, y + 4, max(x(seconds) - name_width, 1.5), step - 9, "stage")]
         parts += [text(human_duration(seconds), max(x(seconds), name_width + 2) + 8, y + 16, "tick")]
     said = "; ".join(f"{name} {human_duration(seconds)}" for name, seconds in stages.items())
-    return picture(width, step * len(stages) + 4, "Time of each stage", f"{said}.", *parts)
+    return picture(width, step * len(stages) + 4, title, f"{said}.", *parts)
 
 
 def load_grid(points: Sequence[Sequence[float]], cells: int) -> list[list[float]]:

@@ -11,6 +11,7 @@ import json
 import math
 import struct
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, read_jsonl
 
 Point = tuple[float, float]
+
+AFTER = ("sft", "rl", "dpo")  # the stages that may follow pretraining
+EDGE = 10  # first and last steps of RL whose answers are shown
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,12 @@ class Run:
     task_scores: list[dict[str, Any]] = field(default_factory=list)  # during training
     compared: list[str] = field(default_factory=list)  # pages beside the report
     doctor: dict[str, Any] = field(default_factory=dict)
+    assistant: dict[str, Any] = field(default_factory=dict)  # what each stage after pretraining changed
+    after: dict[str, Stage] = field(default_factory=dict)  # these stages, in their order
+
+    def places(self) -> dict[int, float]:
+        """Where each step stands on the axis of a curve: at the tokens read so far."""
+        return self.tokens_at()
 
     def tokens_at(self) -> dict[int, float]:
         """How many tokens training had read after each step."""
@@ -69,10 +79,22 @@ class Run:
         return [member for member in self.members if member.name in self.member_names()[:1]]
 
     def series(self, member: str, key: str) -> list[Point]:
-        """(tokens, value) of a number the loop wrote for a member; where it is not finite, nothing."""
-        tokens = self.tokens_at()
+        """(place, value) of a number the loop wrote for a member; where it is not finite, nothing."""
+        places = self.places()
         pairs = ((line["step"], line.get("members", {}).get(member, {}).get(key)) for line in self.metrics)
-        return [(tokens[step], float(value)) for step, value in pairs if is_number(value)]
+        return [(places[step], float(value)) for step, value in pairs if is_number(value)]
+
+
+@dataclass(frozen=True)
+class Stage(Run):
+    """What came after pretraining, read as a run of its own; here curves stand over steps."""
+
+    outcome: dict[str, Any] = field(default_factory=dict)  # of RL: the step kept, and why it stopped
+    first: list[dict[str, Any]] = field(default_factory=list)  # answers of the first steps of RL
+    last: list[dict[str, Any]] = field(default_factory=list)  # and of the last ones
+
+    def places(self) -> dict[int, float]:
+        return {0: 0.0} | {line["step"]: float(line["step"]) for line in self.metrics}
 
 
 def is_number(value: Any) -> bool:
@@ -103,7 +125,44 @@ def read_run(path: Path) -> Run:
         by_step(pretrain / "tasks.jsonl", "member", "task"),
         sorted(page.name for page in path.glob("compare-*.html")),
         optional(path / "doctor.json"),
+        optional(evals / "assistant.json"),
+        {name: read_stage(path / name) for name in AFTER if (path / name).is_dir()},
     )
+
+
+def read_stage(path: Path) -> Stage:
+    first, last = first_and_last(path / "rollouts.jsonl")
+    return Stage(
+        path,
+        data=optional(path / "data.json"),
+        metrics=by_step(path / "metrics.jsonl"),
+        held_out=by_step(path / "heldout.jsonl", "member"),
+        samples=by_step(path / "samples.jsonl", "member", "prompt"),
+        task_scores=by_step(path / "tasks.jsonl", "member", "task"),
+        outcome=optional(path / "outcome.json"),
+        first=first,
+        last=last,
+    )
+
+
+def first_and_last(path: Path) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The lines of the first and of the last `EDGE` steps; the file may be too large to be held whole."""
+    first: dict[int, list[dict[str, Any]]] = {}
+    last: dict[int, list[dict[str, Any]]] = {}
+    before = 0
+    for line in read_jsonl(path):
+        step = line["step"]
+        if step < before:  # a run that was killed writes its last steps again
+            first = {other: lines for other, lines in first.items() if other < step}
+            last = {other: lines for other, lines in last.items() if other < step}
+        before = step
+        if step in first or len(first) < EDGE:
+            first.setdefault(step, []).append(line)
+        else:
+            last.setdefault(step, []).append(line)
+            if len(last) > EDGE:
+                del last[min(last)]
+    return [*chain(*first.values())], [*chain(*last.values())]
 
 
 def optional(path: Path) -> dict[str, Any]:

@@ -103,6 +103,12 @@ class Frame:
         return "".join(parts)
 
 
+def decimals_of(values: Sequence[float]) -> int:
+    """How many decimals round numbers at even distances need to differ."""
+    step = min((b - a for a, b in pairwise(values)), default=0.1)
+    return max(0, -math.floor(math.log10(step) + 1e-9))
+
+
 def whole(count: str) -> str:
     """10.0K is 10K where only round numbers stand."""
     return re.sub(r"\.0(?=[A-Z])", "", count)

@@ -106,21 +106,10 @@ def show(value: float, entry: dict[str, Any]) -> str:
 
 def over_training(run: Run, names: Sequence[str]) -> str:
     """A picture for each task that was done at chosen steps of training."""
-    tokens = run.tokens_at()
     drawn = []
     for name in dict.fromkeys(line["task"] for line in run.task_scores):
-        lines = [line for line in run.task_scores if line["task"] == name and line["step"] in tokens]
-        texts = any(line.get("ask") == "text" for line in lines)
-        scale, unit, decimals = (1, "bits per byte", 2) if texts else (100, "percent right", 0)
-        found = []
-        for member in run.member_names():
-            marks = [
-                (tokens[line["step"]], *(scale * line[key] for key in ("score", "low", "high")))
-                for line in lines
-                if line["member"] == member
-            ]
-            if marks:
-                found.append(Curve(member, [mark[:2] for mark in marks], marks))
+        found, unit = curves_of(run, name)
+        decimals = 2 if unit == "bits per byte" else 0
         if found:
             title = f"{name} during training"
             drawn.append(
@@ -130,6 +119,24 @@ def over_training(run: Run, names: Sequence[str]) -> str:
                 )
             )
     return "".join(drawn)
+
+
+def curves_of(run: Run, task: str) -> tuple[list[Curve], str]:
+    """Every member's scores on a task at chosen steps of training, and their unit."""
+    places = run.places()
+    lines = [line for line in run.task_scores if line["task"] == task and line["step"] in places]
+    texts = any(line.get("ask") == "text" for line in lines)
+    scale, unit = (1, "bits per byte") if texts else (100, "percent right")
+    found = []
+    for member in run.member_names():
+        marks = [
+            (places[line["step"]], *(scale * line[key] for key in ("score", "low", "high")))
+            for line in lines
+            if line["member"] == member and all(is_number(line[key]) for key in ("score", "low", "high"))
+        ]
+        if marks:
+            found.append(Curve(member, [mark[:2] for mark in marks], marks))
+    return found, unit
 
 
 def doctor(run: Run) -> str:
