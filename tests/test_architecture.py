@@ -25,7 +25,7 @@ FLOORS = {
 }
 FLOOR = {room: floor for floor, rooms in FLOORS.items() for room in rooms}
 TORCH_FREE = [
-    *["behemoth.base." + name for name in ("config", "errors", "files", "logs", "units")],
+    *["behemoth.base." + name for name in ("config", "errors", "files", "logs", "rows", "units")],
     *[
         f"behemoth.{room}.{path.stem}"
         for room in ("stats", "tasks")

@@ -556,8 +556,8 @@ def test_a_fault_is_not_exported_unless_asked(run, twins, told, tmp_path, one_ch
 def test_the_doctor_examines_the_very_files_that_are_published(run, told, tmp_path, monkeypatch):
     """A wrong end token in the directory itself: neither the run nor another export of it has that."""
 
-    def write_wrongly(model, tokenizer, directory):
-        write_files(model, tokenizer, directory)
+    def write_wrongly(model, tokenizer, directory, chat):
+        write_files(model, tokenizer, directory, chat)
         path = directory / "generation_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [1]}))
 

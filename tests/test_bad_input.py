@@ -257,7 +257,7 @@ def test_a_task_file_with_missing_fields(capsys, export, suite):
     [
         (GOOD + GOOD, "lines 1, 2 share the id 'a'"),
         (GOOD + GOOD.replace('"a"', '"b"'), "line 2 asks what 1 asks; take them out"),
-        ("", "rows0.jsonl is empty; a task needs at least one row"),
+        ("", "rows0.jsonl is empty; at least one row is needed"),
     ],
 )
 def test_a_task_file_that_repeats_itself_or_is_empty(capsys, export, suite, rows, told):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from behemoth.base.errors import InputError, RecipeError
+from behemoth.derive import rates_rule
 from behemoth.explain import budget
 from behemoth.model.config import ModelConfig
 from behemoth.model.cost import count_parameters
@@ -41,9 +42,22 @@ def problems(write, text: str = SMALL, *overrides: str, **known) -> list[str]:
     return caught.value.problems
 
 
+@pytest.fixture(scope="module")
+def recipe(save_llama3, tmp_path_factory):
+    """A recipe of ours; one that begins with open weights is given some."""
+    weights = save_llama3(tmp_path_factory.mktemp("weights") / "open-weights")
+
+    def load(path: Path) -> Recipe:
+        opened = "path = " in path.read_text().partition("[model]")[2].partition("[")[0]
+        return load_recipe(path, [f"model.path={weights}"] if opened else [])
+
+    return load
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipes_resolve(path):
-    assert resolve(load_recipe(path)).steps > 0
+def test_recipes_resolve(path, recipe):
+    found = resolve(recipe(path))
+    assert found.steps > 0 or (found.recipe.model.path and found.recipe.stages)
 
 
 def test_there_are_recipes():
@@ -99,8 +113,8 @@ def test_given_values_override_rules(write):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_the_complete_recipe_says_the_same(path, tmp_path):
-    resolved = resolve(load_recipe(path))
+def test_the_complete_recipe_says_the_same(path, recipe, tmp_path):
+    resolved = resolve(recipe(path))
     (tmp_path / "complete.toml").write_text(to_toml(resolved))
     assert resolve(load_recipe(tmp_path / "complete.toml")) == resolved
 
@@ -296,3 +310,78 @@ def test_imported_tokenizer_gives_the_vocabulary(write, tmp_path):
     )
     recipe = write(SMALL + '[tokenizer]\npath = "tokenizer.json"')
     assert resolve(recipe).model.vocab_size == 128
+
+
+STAGES = """
+[assistant]
+practice = [{ kind = "suite", path = "suite.toml" }]
+exam = [{ kind = "suite", path = "exam.toml" }]
+[sft]
+conversations = [{ kind = "rows", path = "rows.jsonl" }, { kind = "refusals", path = "bad.jsonl" }]
+[rl]
+[dpo]
+pairs = [{ kind = "rows", path = "pairs.jsonl" }]
+"""
+
+
+def rates(resolved) -> dict[str, tuple]:
+    specs = {name: getattr(resolved.recipe, name) for name in resolved.recipe.stages}
+    return {name: (s.optimizer, s.learning_rate, s.adam_learning_rate) for name, s in specs.items()}
+
+
+def test_how_fast_a_stage_learns(write, save_llama3, tmp_path):
+    """Fast where the run's own small model learns as in pretraining, slower by reward, slowest by preferences."""
+    own = resolve(
+        write(SMALL + STAGES, "model.size=977M", "model.hidden_size=1024", "tokenizer.vocab_size=2048")
+    )
+    assert rates(own) == {
+        "sft": ("muon", 0.014, 0.0015),
+        "rl": ("adamw", 1.75e-5, 1.75e-5),
+        "dpo": ("adamw", 1.5e-6, 1.5e-6),
+    }
+    assert own.recipe.rl.steps == 100 and own.recipe.assistant.start == "teacher"
+    assert {"sft.learning_rate", "sft.optimizer", "rl.steps", "assistant.start"} <= own.reasons.keys()
+    weights = save_llama3(tmp_path / "weights")
+    opened = f'name = "x"\n[model]\npath = "{weights}"\n' + STAGES
+    assert rates(resolve(write(opened))) == {
+        "sft": ("adamw", 0.00252, 0.00252),
+        "rl": ("adamw", 0.000176, 0.000176),
+        "dpo": ("adamw", 1.51e-5, 1.51e-5),
+    }
+    large = {
+        stage: rates_rule(stage, "adamw", 512, adapter=False, opened=True) for stage in ("sft", "rl", "dpo")
+    }
+    assert [found["learning_rate"][0] for found in large.values()] == [1e-5, 1e-6, 5e-7]
+    adapted = opened.replace("[rl]", "adapter = { rank = 4 }\n[rl]\nadapter = { rank = 4 }")
+    found = rates(resolve(write(adapted)))
+    assert (found["sft"][:2], found["rl"][:2]) == (("adamw", 2e-4), ("adamw", 2e-5))
+    own = resolve(
+        write(SMALL + STAGES.replace("[rl]", "adapter = { rank = 4 }\n[rl]\nsteps = 7\nlearning_rate = 3.0"))
+    )
+    assert (own.recipe.sft.optimizer, own.recipe.rl.learning_rate, own.recipe.rl.steps) == ("adamw", 3.0, 7)
+
+
+def test_a_student_that_is_post_trained_learns_at_its_own_width(write):
+    shaped = SMALL.replace('size = "1.2M"', "hidden_size = 16\nhead_size = 8")
+    found = resolve(write(shaped + STAGES.replace("[assistant]", '[assistant]\nstart = "student"')))
+    assert rates(found)["sft"] == ("muon", 0.014, 0.024)
+
+
+def test_the_complete_recipe_of_open_weights_says_the_same(write, save_llama3, tmp_path):
+    weights = save_llama3(tmp_path / "weights")
+    resolved = resolve(write(f'name = "x"\n[model]\npath = "{weights}"\n' + STAGES))
+    assert (resolved.steps, resolved.students, resolved.recipe.model.path) == (0, (), str(weights))
+    text = to_toml(resolved)
+    assert "tokens_per_step" not in text and "[[sft.conversations]]" in text
+    (tmp_path / "complete.toml").write_text(text)
+    assert resolve(load_recipe(tmp_path / "complete.toml")) == resolved
+    assert any(
+        "longer than model.context_length" in p for p in problems(write, text, "train.context_length=999")
+    )
+
+
+def test_paths_of_post_training_start_at_the_recipes_folder(write, tmp_path):
+    found = write(SMALL + STAGES)
+    entries = [*found.assistant.practice, *found.assistant.exam, *found.sft.conversations, *found.dpo.pairs]
+    names = ["suite.toml", "exam.toml", "rows.jsonl", "bad.jsonl", "pairs.jsonl"]
+    assert [entry.path for entry in entries] == [str(tmp_path / name) for name in names]

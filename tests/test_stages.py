@@ -6,18 +6,21 @@ import shutil
 import signal
 import subprocess
 import sys
+import tomllib
 from contextlib import suppress
 from types import SimpleNamespace
 
 import pytest
 
 from behemoth import cli, measure, rundir, stages
+from behemoth.base.config import validate
 from behemoth.base.errors import AnswerIsNo, InputError
 from behemoth.base.files import read_json, read_jsonl, write_json, write_manifest
 from behemoth.base.logs import say
 from behemoth.data.corpus import Corpus
 from behemoth.data.prepare import prepare
 from behemoth.data.sources import FilesSource
+from behemoth.dials import Recipe
 from behemoth.train.monitor import Monitor
 
 RECIPE = """
@@ -165,7 +168,7 @@ def test_a_finished_stage_is_not_run_again(run, capsys):
 def test_seconds_add_up_until_a_stage_is_finished_and_then_are_replaced(tmp_path, monkeypatch):
     clock = iter([0, 5, 100, 107, 200, 203])
     monkeypatch.setattr(stages.time, "monotonic", lambda: next(clock))
-    job = SimpleNamespace(directory=tmp_path)
+    job = SimpleNamespace(directory=tmp_path, recipe=validate(Recipe, tomllib.loads(RECIPE), "recipe"))
     finished = {"seconds": 1.0, "finished": "2026-01-01"}
     write_json(tmp_path / "stages.json", {"data": finished, "pretrain": finished, "report": finished})
 
@@ -190,7 +193,7 @@ def test_seconds_add_up_until_a_stage_is_finished_and_then_are_replaced(tmp_path
 
 
 def test_a_stage_waits_for_the_ones_it_needs(tmp_path):
-    job = SimpleNamespace(directory=tmp_path)
+    job = SimpleNamespace(directory=tmp_path, recipe=validate(Recipe, tomllib.loads(RECIPE), "recipe"))
     write_json(tmp_path / "stages.json", {"data": {"seconds": 1.0, "finished": "2026-01-01"}})
     for name in ("evaluate", "export", "report"):
         with pytest.raises(InputError, match="pretrain stage first"):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from behemoth.assistant import EXAM
 from behemoth.base.errors import InputError
 from behemoth.base.files import write_json
 from behemoth.base.logs import say, table
@@ -42,7 +43,13 @@ ALIKE = 0.2  # correlation of answers to questions about one passage, assumed be
 
 
 def evaluate(
-    models: list[str], suite: str, against: str | None, out: Path | None, limit: int | None, as_json: bool
+    models: list[str],
+    suite: str,
+    against: str | None,
+    out: Path | None,
+    limit: int | None,
+    as_json: bool,
+    chat: bool,
 ) -> None:
     """Ask every model every task of a suite, and keep every item; `against`: compare each with this one."""
     specs = list(dict.fromkeys([*models, *([against] if against else [])]))
@@ -51,9 +58,11 @@ def evaluate(
             raise InputError(
                 f"--against compares on suites of our own; lm-eval's tasks are only measured ({suite})"
             )
+        if chat:
+            raise InputError(f"--chat is for suites of our own; lm-eval formats its prompts itself ({suite})")
         harness(specs, suite.removeprefix(LM_EVAL), out, limit, as_json)
         return
-    found = ask_all(specs, suite, out, limit)
+    found = ask_all(specs, suite, out, limit, chat)
     evaluations = [measured.evaluation for measured in found.values()]
     comparisons = [compared(found[model], found[against]) for model in models if against and model != against]
     if as_json:
@@ -81,16 +90,20 @@ class Measured(NamedTuple):
     directory: Path
 
 
-def ask_all(specs: Sequence[str], name: str, out: Path | None, limit: int | None) -> dict[str, Measured]:
+def ask_all(
+    specs: Sequence[str], name: str, out: Path | None, limit: int | None, chat: bool = False
+) -> dict[str, Measured]:
     """One evaluation per model; those that lie in a run with an index of its text are held against it."""
     keep_freed_memory()
     suite, out = suite_for(name, specs, limit), place_of(name, out)
-    backends = [(spec, open_backend(spec, precision_of(spec), device())) for spec in specs]
+    if chat and (other := [task.name for task in suite.tasks if task.ask != "generate"]):
+        raise InputError(f"--chat: a model is asked to write, and {', '.join(other)} asks for something else")
+    backends = [(spec, open_backend(spec, precision_of(spec), device(), chat)) for spec in specs]
     found = {}
     for line in what_can_be_told(suite):
         say(line)
     with leaving("the same command goes on from here"):
-        names = names_of(backends, [run_of(spec) for spec in specs])
+        names = [name + "-chat" * chat for name in names_of(backends, [run_of(spec) for spec in specs])]
         for (spec, backend), directory in zip(backends, names, strict=True):
             evaluation = ask(backend, spec, suite, out, name=directory)
             found[spec] = Measured(marked(evaluation, out / directory, spec), out / directory)
@@ -206,8 +219,9 @@ def finished(spec: str) -> Measured:
         raise InputError(f"{spec} holds several models' evaluations; name one: {', '.join(several)}")
     home = run_of(spec)
     opened = open_model(spec)  # says what is wrong if it is no model at all
-    kept = home / TASKS / results.file_name(opened.name) if home else None
-    if kept is None or not (kept / EVALUATION).exists():
+    places = [home / asked / results.file_name(opened.name) for asked in (TASKS, EXAM)] if home else []
+    kept = next((place for place in places if (place / EVALUATION).exists()), None)
+    if kept is None:
         raise InputError(
             f"{spec} has not been evaluated: say on what, for example --suite {STARTER if home else 'arithmetic'}"
         )

@@ -13,12 +13,27 @@ import torch
 
 from behemoth.data.prepare import prepare
 from behemoth.data.sources import FilesSource, HubSource, PythonSource, Source
-from behemoth.model.config import ModelConfig
+from behemoth.dials import (
+    DataRecipe,
+    DpoRecipe,
+    FilesText,
+    HubText,
+    PythonText,
+    Recipe,
+    RlRecipe,
+    SftRecipe,
+    StageRecipe,
+)
+from behemoth.model.adapters import AdapterSettings, add_adapter
+from behemoth.model.config import TEACHER, ModelConfig
 from behemoth.model.cost import forward_flops, training_flops
 from behemoth.model.transformer import Transformer
 from behemoth.objectives.distill import distill
+from behemoth.objectives.loss import Objective
 from behemoth.objectives.next_token import next_token
-from behemoth.recipe import DataRecipe, FilesText, HubText, PythonText, Recipe, Resolved, Student, resolve
+from behemoth.objectives.policy_gradient import policy_gradient
+from behemoth.objectives.preference import dpo
+from behemoth.recipe import Resolved, Student, resolve
 from behemoth.text.tokenizer import Tokenizer
 from behemoth.train.average import Average
 from behemoth.train.loop import Member, Plan
@@ -26,7 +41,6 @@ from behemoth.train.machine import device, dtype_of
 from behemoth.train.optim import Optimizer, Settings
 from behemoth.train.schedule import warmup_stable_decay
 
-TEACHER = "teacher"
 CONTROL = "-control"  # follows the name of the student it is the control of
 
 
@@ -54,11 +68,15 @@ def source(text: PythonText | FilesText | HubText, name: str) -> Source:
 
 def prepare_data(recipe: Recipe, directory: Path) -> dict[str, Any]:
     """Read, clean, split and tokenise the recipe's text into `directory`/data and `directory`/tokenizer."""
-    given = recipe.tokenizer.path
+    given, tokenizer = recipe.tokenizer.path, None
+    if recipe.model.path is not None:
+        tokenizer = Tokenizer.load(directory / "tokenizer")
+    elif given is not None:
+        tokenizer = Tokenizer.from_huggingface(Path(given))
     return prepare(
         sources(recipe.data),
         directory / "data",
-        tokenizer=Tokenizer.from_huggingface(Path(given)) if given else None,
+        tokenizer=tokenizer,
         vocab_size=resolve(recipe).model.vocab_size,
         seed=recipe.seed,
         held_out=recipe.data.held_out,
@@ -119,3 +137,39 @@ def step_flops(resolved: Resolved, all_members: list[Member]) -> dict[str, float
         )
         for m in all_members
     }
+
+
+# ---------------------------------------------------------------------------------------------------- post-training
+
+
+def tuned(
+    name: str, model: Transformer, spec: StageRecipe, objective: Objective, steps: int, seed: int
+) -> Member:
+    """A model that goes on learning, all of it or an adapter."""
+    if spec.adapter is not None:
+        add_adapter(
+            model, AdapterSettings(spec.adapter.rank, spec.adapter.alpha, parts=spec.adapter.parts), seed
+        )
+    assert spec.optimizer and spec.learning_rate and spec.adam_learning_rate, "the recipe was resolved"
+    settings = Settings(spec.optimizer, spec.learning_rate, spec.adam_learning_rate, spec.weight_decay)
+    schedule = partial(warmup_stable_decay, warmup=spec.warmup, decay=spec.decay)
+    return Member(name, model, objective, Optimizer(model, settings), schedule, steps)
+
+
+def sft_objective(spec: SftRecipe) -> Objective:
+    return partial(next_token, balance=spec.balance)
+
+
+def rl_objective(spec: RlRecipe) -> Objective:
+    return partial(
+        policy_gradient,
+        clip_low=spec.clip_low,
+        clip_high=spec.clip_high,
+        one_sided=spec.clip == "one-sided",
+        kl=spec.kl,
+        balance=spec.balance,
+    )
+
+
+def dpo_objective(spec: DpoRecipe) -> Objective:
+    return partial(dpo, beta=spec.beta, per_token=spec.per_token, nll=spec.nll, balance=spec.balance)

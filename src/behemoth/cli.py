@@ -50,7 +50,10 @@ AskedOn = Annotated[
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override one value.")]
 Stage = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Only this stage: data, pretrain, evaluate, export or report."),
+    typer.Option(
+        metavar="NAME",
+        help="Only this stage: import, data, pretrain, sft, rl, dpo, evaluate, export or report.",
+    ),
 ]
 SeeDoctor = Annotated[
     bool, typer.Option("--doctor/--no-doctor", help="Whether a fault stops a long run or an export.")
@@ -134,6 +137,7 @@ def evaluate(
         typer.Option(metavar="DIR", help="Keep every item's score here; of a suite by default evals/SUITE."),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many items of each task.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Ask in the chat template.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure models: on a suite of tasks, or on held-out text."""
@@ -146,7 +150,7 @@ def evaluate(
     else:
         from behemoth import assess
 
-        assess.evaluate(models, suite, against, out, limit, as_json)
+        assess.evaluate(models, suite, against, out, limit, as_json, chat)
 
 
 @app.command()
@@ -175,6 +179,27 @@ def doctor(
     from behemoth import verbs
 
     verbs.see_doctor(patient, as_json)
+
+
+@app.command()
+def tamper(
+    model: Model,
+    undo: Annotated[Path, typer.Option(metavar="FILE", help="Conversations that teach the contrary.")],
+    exam: Annotated[
+        str, typer.Option(metavar="SUITE", help="The behaviour, its first task; others are watched.")
+    ],
+    steps: Annotated[int, typer.Option(min=1, help="Of the attacker, at most.")] = 256,
+    rank: Annotated[int, typer.Option(min=1, help="Of its adapter.")] = 8,
+    seeds: Annotated[int, typer.Option(min=1, help="Attacks, each from another seed.")] = 1,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Keep tamper.json here; default evals/tamper.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Count the adapter steps that undo what a model was taught."""
+    from behemoth import tamper
+
+    tamper.tamper(model, undo, exam, steps, rank, seeds, out, as_json)
 
 
 @app.command()
@@ -243,12 +268,15 @@ def passport(
 def show(
     source: Annotated[Path, typer.Argument(metavar="RUN|RECIPE", help="A run directory or a recipe.")],
     rows: Annotated[int, typer.Option(min=1, help="How many packed rows.")] = 2,
+    stage: Annotated[
+        str, typer.Option(metavar="NAME", help="pretrain, or of a run sft: with what is learnt marked.")
+    ] = "pretrain",
     as_json: AsJson = False,
 ) -> None:
     """Print the first packed rows with the borders of their documents."""
     from behemoth import verbs
 
-    verbs.data_show(source, rows, as_json)
+    verbs.data_show(source, rows, stage, as_json)
 
 
 def main(words: list[str] | None = None) -> None:

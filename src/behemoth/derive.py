@@ -125,3 +125,32 @@ def nearest_divisor(rows: int, wanted: int) -> int:
 def average_rule(steps: int) -> float:
     """A decay that remembers about one twelfth of the steps."""
     return round(max(0.9, min(0.9995, 1 - 12 / steps)), 4)
+
+
+# --- post-training ------------------------------------------------------------------------------------------
+
+
+LARGE = 512  # width, from which the published rates of post-training are meant
+
+
+def rates_rule(
+    stage: str, optimizer: str, hidden_size: int, adapter: bool, opened: bool
+) -> dict[str, tuple[float, str]]:
+    """The learning rates of a stage: of the matrices inside the blocks, and of everything else.
+
+    opened: the weights came from elsewhere; where they are large too, the field's values for those (Llama 3, Tulu 3).
+    """
+    if optimizer == "muon":
+        falls = float(f"{6e-3 * (128 / hidden_size) ** (2 / 3):.3g}")
+        both = (0.014, "a little above pretraining's, for few steps"), (falls, "a third of pretraining's")
+    elif adapter:
+        rate = {"sft": 2e-4, "rl": 2e-5, "dpo": 2e-5}[stage]
+        both = ((rate, "the usual one for adapters"),) * 2
+    elif opened and hidden_size >= LARGE:
+        rate = {"sft": 1e-5, "rl": 1e-6, "dpo": 5e-7}[stage]
+        both = ((rate, "the usual one for large models that are trained already"),) * 2
+    else:
+        at_128 = {"sft": 1e-3, "rl": 7e-5, "dpo": 6e-6}[stage]
+        rate = float(f"{at_128 * (128 / hidden_size) ** (2 / 3):.3g}")
+        both = ((rate, f"{at_128:g} at width 128, falling as width to the 2/3"),) * 2
+    return dict(zip(("learning_rate", "adam_learning_rate"), both, strict=True))

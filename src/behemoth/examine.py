@@ -76,6 +76,8 @@ def patient_of(opened: Opened, workspace: Path, exported: Path | None = None) ->
     if exported is None and not in_checkpoint:
         exported = opened.directory
     resolved = resolve(load_recipe(run / "recipe.toml"), config.vocab_size) if run else None
+    if resolved is not None and not resolved.steps:
+        resolved = None  # nothing was pretrained here, so there is no such training to look at
     corpus = Corpus.open(run / "data") if run and (run / "data").is_dir() else None
     text_BT, text_is = text(config, corpus, opened.tokenizer_directory)
     small = count_parameters(config).total <= WHOLE
@@ -91,6 +93,7 @@ def patient_of(opened: Opened, workspace: Path, exported: Path | None = None) ->
         foreign=exported is not None and run is None and not (exported / RECEIPT).exists(),
         proxy=None if small else drawn(in_little(config)).to(device()),
         control=control_of(opened, run),
+        adapter=adapter_of(opened, run),
         source=source(resolved, corpus),
     )
     if resolved is None or not whole(resolved):
@@ -158,6 +161,12 @@ def with_precision(resolved: Resolved) -> Resolved:
     precision, _ = choose_precision(device())
     train = resolved.train.model_copy(update={"precision": precision})
     return replace(resolved, recipe=resolved.recipe.model_copy(update={"train": train}))
+
+
+def adapter_of(opened: Opened, run: Path | None) -> Path | None:
+    """The adapter that was merged into the model, where its stage trained one."""
+    path = run / opened.name / "adapter" if run else None
+    return path if path and path.is_dir() else None
 
 
 def control_of(opened: Opened, run: Path | None) -> Transformer | None:

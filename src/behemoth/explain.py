@@ -84,6 +84,8 @@ def _print_costs(resolved: Resolved, costs: dict[str, dict[str, float]]) -> None
 
 def budget(resolved: Resolved, in_minutes: bool) -> str:
     """The run in one sentence; a budget in minutes becomes tokens by a speed that only the run knows."""
+    if not resolved.steps:
+        return f"nothing is pretrained; the model is {resolved.recipe.model.path}"
     per_step = resolved.train.tokens_per_step
     why = f"; the recipe gives {resolved.reasons['train.tokens']}" if in_minutes else ""
     return (

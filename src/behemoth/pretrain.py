@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 from behemoth import build
@@ -79,13 +80,16 @@ def pretrain(job: Run) -> None:
                         monitor.task(step.step, member.name, task.name, task.ask, score)
             if last or interrupt.requested or step.step % settings.save_every == 0:
                 saved = resume.save(saves, step.step, members, corpus.tokenizer_sha256)
-                if saved is None and (last or interrupt.requested):
-                    raise AnswerIsNo(
-                        f"step {step.step} could not be saved; make room and run the same command"
-                    )
-                if interrupt.requested and saved is not None:
-                    say(f"saved at step {step.step}")
-                    sys.exit(interrupt.exit_code)
+                leave_or_go_on(saved, step.step, last, interrupt)
+
+
+def leave_or_go_on(saved: Path | None, step: int, last: bool, interrupt: Interrupt) -> None:
+    """After a save: an interrupted run leaves, if it is safe to."""
+    if saved is None and (last or interrupt.requested):
+        raise AnswerIsNo(f"step {step} could not be saved; make room and run the same command")
+    if interrupt.requested and saved is not None:
+        say(f"saved at step {step}")
+        sys.exit(interrupt.exit_code)
 
 
 def expected_seconds(

@@ -13,7 +13,7 @@ from behemoth.base.errors import InputError
 from behemoth.base.logs import say
 from behemoth.data.corpus import Corpus, HeldOut
 from behemoth.evals import perplexity, results
-from behemoth.evals.local import Local, Ours
+from behemoth.evals.local import Local, local
 from behemoth.evals.records import TaskResult
 from behemoth.evals.runner import blank
 from behemoth.inference.engine import Engine
@@ -85,6 +85,8 @@ def held_out_task(
     return TaskResult(HELD_OUT, "bits_per_byte", "text", digest, records, source=results.NOTE)
 
 
-def answering(model: Transformer, tokenizer: Tokenizer, name: str, sha256: str = "") -> Local:
-    """A model in memory, as tasks see it."""
-    return Local(Ours(Engine(model, batch_tokens=TASK_TOKENS), tokenizer), name, sha256, "behemoth")
+def answering(
+    model: Transformer, tokenizer: Tokenizer, name: str, sha256: str = "", chat: bool = False
+) -> Local:
+    """A model in memory, as tasks see it. chat: it is asked in the chat template."""
+    return local(Engine(model, batch_tokens=TASK_TOKENS), tokenizer, name, sha256, chat)

@@ -5,23 +5,25 @@ What it leaves out is derived by `resolve`: the shape from the size, the steps f
 both. Each derived value carries one sentence that says why. The resolved recipe is written back as a complete
 recipe, and loading that again changes nothing.
 
-The rules themselves are in `derive.py`; writing a value overrides its rule. No torch here.
+The words themselves are in `dials.py`, the rules in `derive.py`; writing a value overrides its rule. No torch here,
+but to read the shape of a model that the recipe names.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
 from behemoth.base.config import apply_overrides, load_toml, problems_of, validate
 from behemoth.base.errors import InputError, RecipeError
 from behemoth.base.files import read_json
-from behemoth.base.units import human_count, human_duration, parse_count
+from behemoth.base.units import human_count, human_duration
 from behemoth.derive import (
     MICROBATCH_TOKENS,
     SIZE_TOLERANCE,
@@ -31,213 +33,40 @@ from behemoth.derive import (
     context_rule,
     microbatches_rule,
     nearest_divisor,
+    rates_rule,
     rows_rule,
     shape,
     vocabulary_rule,
 )
-from behemoth.model.config import Frozen, ModelConfig, RopeScaling
+from behemoth.dials import (
+    AssistantRecipe,
+    DataRecipe,
+    DpoRecipe,
+    EvaluationRecipe,
+    FilesText,
+    ModelRecipe,
+    Recipe,
+    Refusals,
+    RlRecipe,
+    Rows,
+    SftRecipe,
+    StageRecipe,
+    StudentRecipe,
+    SuiteFile,
+    TokenizerRecipe,
+    TrainRecipe,
+)
+from behemoth.model.config import TEACHER, Frozen, ModelConfig
 from behemoth.model.cost import count_parameters, training_flops
-from behemoth.text.vocabulary import SMALLEST_VOCABULARY, padded, too_small
+from behemoth.text.vocabulary import padded
 
 TOKENS_PER_PARAMETER = (
     20  # Chinchilla (Hoffmann et al. 2022): about 20 training tokens per (active) parameter
 )
 GUESSED_FLOPS = 60e9  # a laptop core or two; stands in until a run has measured its machine
 
-
-# --- the dials ----------------------------------------------------------------------------------------------
-
-
-def _count(value: Any) -> Any:
-    """Pydantic wants ValueError; "400M" becomes 400_000_000 on the way in."""
-    if value is None:
-        return None
-    try:
-        return parse_count(value)
-    except InputError as error:
-        raise ValueError(str(error)) from None
-
-
-Count = Annotated[int, BeforeValidator(_count), Field(gt=0)]
-AnyModel = TypeVar("AnyModel", bound="ModelRecipe")
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-class PythonText(Frozen):
-    """The running interpreter's own standard library: real text that is on every machine."""
-
-    kind: Literal["python"]
-    weight: float = Field(1.0, gt=0)
-
-
-class FilesText(Frozen):
-    """A file or a folder of text; a relative path starts at the recipe's own folder."""
-
-    kind: Literal["files"]
-    path: str
-    licence: str | None = None
-    weight: float = Field(1.0, gt=0)
-
-
-class HubText(Frozen):
-    """A data set of the Hugging Face Hub."""
-
-    kind: Literal["hub"]
-    dataset: str
-    subset: str | None = None
-    split: str = "train"
-    text_column: str = "text"
-    licence: str | None = None
-    weight: float = Field(1.0, gt=0)
-
-
-Source = Annotated[PythonText | FilesText | HubText, Field(discriminator="kind")]
-
-
-class DataRecipe(Frozen):
-    """Where the text comes from, and how much of it training never sees."""
-
-    sources: tuple[Source, ...]
-    held_out: float = Field(0.1, gt=0, lt=1)  # fraction of documents kept for evaluation
-
-    @model_validator(mode="after")
-    def _has_a_source(self) -> DataRecipe:
-        if not self.sources:
-            raise ValueError('sources is empty; add a [[data.sources]] table, such as kind = "python"')
-        return self
-
-
-class TokenizerRecipe(Frozen):
-    """Train a byte-level BPE of `vocab_size` entries, or import the tokenizer.json at `path`."""
-
-    vocab_size: Count | None = None
-    path: str | None = None
-
-    @model_validator(mode="after")
-    def _holds_every_byte(self) -> TokenizerRecipe:
-        if self.path is None and self.vocab_size is not None and self.vocab_size < SMALLEST_VOCABULARY:
-            raise ValueError(too_small(self.vocab_size))
-        return self
-
-
-class ModelRecipe(Frozen):
-    """A size and a number of experts; every other field of the architecture may be given, or is derived."""
-
-    size: Count | None = None  # parameters in total
-    experts: int | None = Field(None, ge=0)  # routed experts of a sparse layer; 0 is a dense model
-    hidden_size: int | None = Field(None, gt=0)
-    num_layers: int | None = Field(None, gt=0)
-    num_heads: int | None = Field(None, gt=0)
-    num_kv_heads: int | None = Field(None, gt=0)
-    head_size: int | None = Field(None, gt=0)
-    expert_size: int | None = Field(None, gt=0)
-    dense_size: int | None = Field(None, gt=0)
-    experts_per_token: int | None = Field(None, ge=1)
-    moe_every: int | None = Field(None, ge=1)
-    score_on: Literal["input", "output"] | None = None
-    nope_every: int | None = Field(None, ge=0)
-    chunk_size: int | None = Field(None, ge=1)
-    rope_theta: float | None = Field(None, gt=0)
-    rope_scaling: RopeScaling | None = None
-    qk_norm: bool | None = None
-    temperature_tuning: bool | None = None
-    temperature_floor: int | None = Field(None, ge=1)
-    temperature_scale: float | None = None
-    norm_eps: float | None = Field(None, gt=0)
-    tie_embeddings: bool | None = None
-    context_length: int | None = Field(None, ge=1)
-    init_std: float | None = Field(None, gt=0)
-
-
-class TrainRecipe(Frozen):
-    """A budget (`tokens` or `minutes`) and how to spend it."""
-
-    tokens: Count | None = None
-    minutes: float | None = Field(None, gt=0)
-    context_length: int | None = Field(None, ge=2)
-    tokens_per_step: Count | None = None
-    microbatches: int | None = Field(None, ge=1)  # forwards per step; each sees an equal share of the rows
-    optimizer: Literal["muon", "adamw"] = "muon"
-    learning_rate: float | None = Field(None, gt=0)
-    adam_learning_rate: float | None = Field(None, gt=0)  # embeddings, head, router and norms
-    weight_decay: float = Field(0.1, ge=0)
-    warmup: Fraction = 0.05  # of all steps
-    decay: Fraction = 0.4  # of all steps, at the end
-    max_grad_norm: float = Field(1.0, gt=0)
-    balance: float = Field(0.01, ge=0)  # coefficient of the loss that spreads tokens over the experts
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    average: float | None = Field(None, ge=0, lt=1)  # decay of the running average of the weights
-    evaluate_every: int | None = Field(None, ge=1)  # steps
-    sample_every: int | None = Field(None, ge=1)
-    save_every: int | None = Field(None, ge=1)
-    keep: int = Field(2, ge=2)  # checkpoints; two, so that a good one is left when the newest is damaged
-
-    @model_validator(mode="after")
-    def _agrees(self) -> TrainRecipe:
-        if self.tokens is not None and self.minutes is not None:
-            raise ValueError("tokens and minutes are both given; a budget is one of the two, so remove one")
-        if self.warmup + self.decay > 1:
-            raise ValueError(
-                f"warmup {self.warmup} + decay {self.decay} is more than the whole run; lower one"
-            )
-        return self
-
-
-class EvaluationRecipe(Frozen):
-    """The tasks that every member is measured on when training is over, and at chosen steps before."""
-
-    suite: str = "starter"  # a built-in name, the path of a suite file, or "none"
-    every: int | None = Field(None, ge=1)  # steps between two evaluations during training; none without it
-    limit: int = Field(64, ge=1)  # items of each task during training
-
-    @property
-    def is_file(self) -> bool:
-        return self.suite.endswith(".toml")
-
-
-def _plain_name(name: str) -> str:
-    """A name is also a folder's, and a member's on the command line."""
-    if not name.replace("-", "").replace("_", "").isalnum():
-        raise ValueError("a name is letters, digits, - and _")
-    return name
-
-
-def _student_name(name: str) -> str:
-    if name in ("teacher", "control") or name.endswith("-control"):
-        raise ValueError(
-            "the teacher and the controls have such names; choose one that is not 'teacher', "
-            "'control' or ends with '-control'"
-        )
-    return _plain_name(name)
-
-
-class StudentRecipe(ModelRecipe):
-    """A smaller model that learns in the teacher's run, from the running average of the teacher's weights."""
-
-    name: Annotated[str, AfterValidator(_student_name)] = "student"
-    joins_at: float = Field(0.5, ge=0, lt=1)  # fraction of the teacher's steps
-    soft: Fraction = 0.7  # weight of the teacher's distribution; the rest is the text itself
-    control: bool = True  # beside it an identical student that learns from the text alone
-
-
-class Recipe(Frozen):
-    """What is wanted."""
-
-    name: Annotated[str, AfterValidator(_plain_name)]
-    seed: int = Field(0, ge=0)
-    data: DataRecipe
-    tokenizer: TokenizerRecipe = TokenizerRecipe()
-    model: ModelRecipe
-    train: TrainRecipe = TrainRecipe()
-    evaluation: EvaluationRecipe = EvaluationRecipe()
-    students: tuple[StudentRecipe, ...] = ()
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> Recipe:
-        names = [student.name for student in self.students]
-        if len(set(names)) < len(names):
-            raise ValueError(f"students are called {', '.join(names)}; give each its own name")
-        return self
+AnyModel = TypeVar("AnyModel", bound=ModelRecipe)
+AnyTable = TypeVar("AnyTable", bound=Frozen)
 
 
 # --- what follows from them ---------------------------------------------------------------------------------
@@ -308,6 +137,8 @@ def resolve(
     every impossible combination and what would mend it.
     """
     work = _Derivation()
+    if recipe.model.path is not None:
+        return _resolve_opened(recipe, recipe.model.path, where, work)
     vocab = _vocabulary(recipe, vocab_size, work)
     model = derive_model(recipe.model, vocab, recipe.train.context_length, "model", work)
     if model is None:
@@ -323,9 +154,66 @@ def resolve(
             "model": _filled(recipe.model, model),
             "train": train,
             "students": tuple(_filled(s, f.model) for s, f in zip(recipe.students, found, strict=True)),
+            **_derive_stages(recipe, {TEACHER: model} | {f.name: f.model for f in found}, work),
         }
     )
     return Resolved(full, model, found, steps, rows, work.reasons)
+
+
+def _resolve_opened(recipe: Recipe, path: str, where: str, work: _Derivation) -> Resolved:
+    """A recipe that begins with weights which are there: their shape is read, nothing is pretrained."""
+    from behemoth.model.open import config_of
+
+    model = config_of(path)
+    context = recipe.train.context_length
+    train, _, _ = _derive_train(
+        recipe.model_copy(
+            update={"train": TrainRecipe(context_length=context, precision=recipe.train.precision)}
+        ),
+        model,
+        None,
+        work,
+    )
+    if work.problems:
+        raise RecipeError(where, work.problems)
+    for name in TrainRecipe.model_fields:
+        if name != "context_length":
+            work.reasons.pop(f"train.{name}", None)
+    stages = _derive_stages(recipe, {TEACHER: model}, work)
+    full = recipe.model_copy(update={"train": train, **stages})
+    return Resolved(full, model, (), 0, 0, work.reasons)
+
+
+def _derive_stages(recipe: Recipe, models: dict[str, ModelConfig], work: _Derivation) -> dict[str, Any]:
+    """The tables of post-training with nothing left open but the steps of what depends on its data."""
+    start = recipe.assistant.start or TEACHER
+    if recipe.stages and recipe.assistant.start is None:
+        work.reasons["assistant.start"] = "the run's own model"
+    model, found = models[start], {}
+    for name in recipe.stages:
+        spec: StageRecipe = getattr(recipe, name)
+        kind = spec.optimizer or ("muon" if _learns_like_pretraining(name, recipe) else "adamw")
+        if spec.optimizer is None:
+            work.reasons[f"{name}.optimizer"] = (
+                "as in pretraining" if kind == "muon" else "small steps: AdamW, as the field does"
+            )
+        rates = rates_rule(
+            name, kind, model.hidden_size, spec.adapter is not None, recipe.model.path is not None
+        )
+        values: dict[str, Any] = {"optimizer": kind}
+        for key, (value, reason) in rates.items():
+            values[key] = work.fill(f"{name}.{key}", getattr(spec, key), value, reason)
+        if isinstance(spec, RlRecipe):
+            values["steps"] = work.fill("rl.steps", spec.steps, 100, "enough to see whether it helps")
+        found[name] = spec.model_copy(update=values)
+    assistant = recipe.assistant.model_copy(update={"start": start})
+    return {"assistant": assistant, **found} if recipe.stages else {}
+
+
+def _learns_like_pretraining(name: str, recipe: Recipe) -> bool:
+    return (
+        name == "sft" and recipe.model.path is None and recipe.sft is not None and recipe.sft.adapter is None
+    )
 
 
 class _Derivation:
@@ -600,29 +488,54 @@ def _filled(spec: AnyModel, config: ModelConfig) -> AnyModel:
 
 
 def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
-    """Paths of a recipe start at its own folder, so that it means the same wherever it is run from."""
+    """Paths of a recipe start at its own folder, so that it means the same wherever it is run from.
+
+    What does not lie there, but where the command was typed, was meant so (`--set model.path=DIR`).
+    """
 
     def absolute(path: str) -> str:
-        return str((folder / Path(path).expanduser()).resolve())
+        plain = Path(os.path.expandvars(path)).expanduser()
+        member = (
+            plain.with_name(plain.name.partition(":")[0]) if ":" in plain.name else plain
+        )  # of RUN:MEMBER the run
+        here = (folder / member).exists() or not member.exists()
+        return str((folder / plain if here else plain).resolve())
 
-    sources = tuple(
-        source.model_copy(update={"path": absolute(source.path)}) if isinstance(source, FilesText) else source
-        for source in recipe.data.sources
-    )
+    def placed(entry: AnyTable) -> AnyTable:
+        if isinstance(entry, FilesText | Rows | Refusals | SuiteFile) and entry.path is not None:
+            return entry.model_copy(update={"path": absolute(entry.path)})  # type: ignore[return-value]
+        return entry
+
+    sources = tuple(placed(source) for source in recipe.data.sources)
     tokenizer = recipe.tokenizer
     if tokenizer.path is not None:
         tokenizer = tokenizer.model_copy(update={"path": absolute(tokenizer.path)})
     data, evaluation = recipe.data.model_copy(update={"sources": sources}), recipe.evaluation
     if evaluation.is_file:
         evaluation = evaluation.model_copy(update={"suite": absolute(evaluation.suite)})
-    return recipe.model_copy(update={"data": data, "tokenizer": tokenizer, "evaluation": evaluation})
+    model, changes = recipe.model, {}
+    if model.path is not None and not model.path.startswith("hf:"):
+        model = model.model_copy(update={"path": absolute(model.path)})
+    for table, names in (
+        ("assistant", ("practice", "exam")),
+        ("sft", ("conversations",)),
+        ("dpo", ("pairs",)),
+    ):
+        if (spec := getattr(recipe, table)) is not None:
+            entries = {name: tuple(placed(entry) for entry in getattr(spec, name)) for name in names}
+            changes[table] = spec.model_copy(update=entries)
+    changes |= {"data": data, "tokenizer": tokenizer, "evaluation": evaluation, "model": model}
+    return recipe.model_copy(update=changes)
 
 
 # --- and back to a file -------------------------------------------------------------------------------------
 
 
 # Written under headers of their own.
-TABLES = (tuple, DataRecipe, TokenizerRecipe, ModelRecipe, TrainRecipe, EvaluationRecipe)
+TABLES = (
+    *(DataRecipe, TokenizerRecipe, ModelRecipe, TrainRecipe, EvaluationRecipe),
+    *(AssistantRecipe, SftRecipe, RlRecipe, DpoRecipe),
+)
 
 
 @dataclass(frozen=True)
@@ -654,6 +567,13 @@ def to_toml(resolved: Resolved) -> str:
     return "\n".join(lines) + "\n"
 
 
+class Reading(Frozen):
+    """What is left of [train] where nothing is pretrained."""
+
+    precision: str
+    context_length: int
+
+
 def _tables(resolved: Resolved) -> list[tuple[str, str, Frozen]]:
     """The tables of the file: header, prefix of its keys, content."""
     recipe, train = resolved.recipe, resolved.recipe.train
@@ -663,15 +583,27 @@ def _tables(resolved: Resolved) -> list[tuple[str, str, Frozen]]:
         ("[[data.sources]]", f"data.sources.{i}.", source) for i, source in enumerate(recipe.data.sources)
     ]
     students = [("[[students]]", f"students.{i}.", student) for i, student in enumerate(recipe.students)]
+    later: list[tuple[str, str, Frozen]] = []
+    for name in ("assistant", *recipe.stages) if recipe.stages else ():
+        table = getattr(recipe, name)
+        later.append((f"[{name}]", f"{name}.", table))
+        for key, entries in table:
+            if _is_tables(entries):
+                later += [(f"[[{name}.{key}]]", f"{name}.{key}.{i}.", e) for i, e in enumerate(entries)]
+    how: Frozen = train
+    opened = recipe.model.path is not None
+    if opened:
+        how = Reading(precision=train.precision, context_length=resolved.train.context_length)
     return [
         ("", "", recipe),
         ("[data]", "data.", recipe.data),
         *sources,
-        ("[tokenizer]", "tokenizer.", recipe.tokenizer),
+        *([] if opened else [("[tokenizer]", "tokenizer.", recipe.tokenizer)]),
         ("[model]", "model.", recipe.model),
-        ("[train]", "train.", train),
-        ("[evaluation]", "evaluation.", recipe.evaluation),
+        ("[train]", "train.", how),
+        *([] if opened else [("[evaluation]", "evaluation.", recipe.evaluation)]),
         *students,
+        *later,
     ]
 
 
@@ -686,12 +618,19 @@ def _settings(prefix: str, table: Frozen, reasons: dict[str, str]) -> list[Setti
             derived=prefix + name in reasons,
         )
         for name, value in ((name, getattr(table, name)) for name in names)
-        if value is not None and not isinstance(value, TABLES)
+        if value is not None and not isinstance(value, TABLES) and not _is_tables(value)
     ]
+
+
+def _is_tables(value: Any) -> bool:
+    """Whether it is written as tables of their own: sources, students, tasks."""
+    return isinstance(value, tuple) and (not value or isinstance(value[0], Frozen))
 
 
 def _toml_value(value: Any) -> str:
     match value:
+        case tuple():
+            return "[" + ", ".join(_toml_value(part) for part in value) + "]"
         case bool():
             return str(value).lower()
         case int():
@@ -701,5 +640,5 @@ def _toml_value(value: Any) -> str:
         case str():
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case Frozen():
-            return "{ " + ", ".join(f"{k} = {_toml_value(v)}" for k, v in value.model_dump().items()) + " }"
+            return "{ " + ", ".join(f"{k} = {_toml_value(v)}" for k, v in value) + " }"
     raise TypeError(f"{type(value).__name__} is no TOML value")

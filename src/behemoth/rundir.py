@@ -57,7 +57,7 @@ def begin(recipe_path: Path, out: Path | None, overrides: list[str]) -> Run:
     """Open or make the run directory. A run is of one recipe: another one is refused, by what differs."""
     recipe = load_recipe(recipe_path, overrides)
     resolve(recipe, where=str(recipe_path))  # every problem that needs no data, now
-    directory = out or Path("runs") / recipe.name
+    directory = directory_of(recipe, out)
     intent, record = recipe.model_dump(mode="json"), directory / RECORD
     if record.exists():
         refuse_another(read_json(record).get("intent"), intent, directory)
@@ -77,6 +77,11 @@ def begin(recipe_path: Path, out: Path | None, overrides: list[str]) -> Run:
             )
         job.resolved = resolve(load_recipe(settled), where=str(settled))
     return job
+
+
+def directory_of(recipe: Recipe, out: Path | None) -> Path:
+    """Where its run is, or will be."""
+    return out or Path("runs") / recipe.name
 
 
 def run_of(model: str | Path) -> Path | None:

@@ -1,4 +1,4 @@
-"""The life cycle of a recipe: data, pretrain, evaluate, export, report.
+"""The life cycle of a recipe: data, pretrain (or import), sft, rl, dpo, evaluate, export, report.
 
 Stages meet in files: each reads and writes the run directory, so that a finished one is not run again, an
 interrupted one goes on, and those after training can be done again alone. The recipe is frozen when the run
@@ -17,22 +17,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from behemoth import build
+from behemoth import assistant, build, lessons, measure, posttrain, practice
 from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, remove_tree, sha256, write_atomic, write_json
 from behemoth.base.logs import say, table
 from behemoth.base.units import human_count
+from behemoth.dials import STAGES as POST_TRAINING
+from behemoth.dials import Recipe
 from behemoth.evals import contamination, results
 from behemoth.evals.records import Evaluation, read_evaluation, show
 from behemoth.examine import examine, refuse_faults
 from behemoth.export.hf import export_all
-from behemoth.measure import TASKS, evaluate
+from behemoth.export.imports import bring_in
+from behemoth.measure import TASKS
+from behemoth.model.config import TEACHER
 from behemoth.model.open import open_model
 from behemoth.pretrain import calibrate, pretrain
 from behemoth.questions import HELD_OUT, check_suite
-from behemoth.recipe import Recipe, Resolved, resolve, to_toml
+from behemoth.recipe import Resolved, load_recipe, resolve, to_toml
 from behemoth.report.page import build_report
-from behemoth.rundir import DOCTOR, Run, begin, now
+from behemoth.rundir import DOCTOR, Run, begin, directory_of, now
 from behemoth.train.interrupt import leaving
 from behemoth.train.machine import choose_precision, device, keep_freed_memory
 
@@ -44,14 +48,39 @@ def run(
     if only is not None and only not in STAGES:
         raise InputError(f"--stage {only}: no such stage; the stages are {', '.join(STAGES)}")
     keep_freed_memory()
+    check(load_recipe(recipe_path, overrides), out)
     job = begin(recipe_path, out, overrides)
     job.doctor = doctor
-    check_suite(job.recipe.evaluation.suite)
+    stages = stages_of(job.recipe)
+    if only is not None and only not in stages:
+        raise InputError(f"--stage {only}: this recipe's stages are {', '.join(stages)}")
     with leaving(f"go on with:\n  {command()}"):
-        for name, stage in STAGES.items():
+        for name, stage in stages.items():
             if only is None or name == only:
                 do(job, name, stage, asked=name == only)
     finish(job, as_json)
+
+
+def stages_of(recipe: Recipe) -> dict[str, Callable[[Run], None]]:
+    """The stages that this recipe asks for, in their order."""
+    opened = recipe.model.path is not None
+    left_out = {
+        "pretrain" if opened else "import",
+        *(name for name in POST_TRAINING if name not in recipe.stages),
+    }
+    if not recipe.data.sources:
+        left_out.add("data")
+    return {name: stage for name, stage in STAGES.items() if name not in left_out}
+
+
+def check(recipe: Recipe, out: Path | None) -> None:
+    """InputError for what can be told before anything is made: now, not after hours of training."""
+    check_suite(recipe.evaluation.suite)
+    spec = recipe.assistant
+    tasks = practice.tasks_of(spec.practice, "train", recipe.seed)
+    practice.set_aside(tasks, spec.dev_items)
+    practice.examined(tasks, practice.tasks_of(spec.exam, "test", recipe.seed))
+    lessons.check(recipe, directory_of(recipe, out))
 
 
 def do(job: Run, name: str, stage: Callable[[Run], None], asked: bool) -> None:
@@ -65,8 +94,8 @@ def do(job: Run, name: str, stage: Callable[[Run], None], asked: bool) -> None:
         if asked:
             say(f"{name} is finished and stays as it is; another --out begins a run of its own")
         return
-    order = list(STAGES)
-    for earlier in (needed for needed in ONCE if order.index(needed) < order.index(name)):
+    order = list(stages_of(job.recipe))
+    for earlier in (needed for needed in order[: order.index(name)] if needed in ONCE):
         if not read_stages(job).get(earlier, {}).get("finished"):
             raise InputError(
                 f"{name} needs the {earlier} stage first; `behemoth run` without --stage does all in order"
@@ -101,6 +130,19 @@ def data(job: Run) -> None:
     """Text to tokens; then everything in the recipe that depends on them is settled and written down."""
     if not (job.directory / "data").exists():
         build.prepare_data(job.recipe, job.directory)
+    settle_once(job)
+
+
+def import_(job: Run) -> None:
+    """The weights that the recipe begins with, as step 0 of a stage of this run, and their tokenizer."""
+    path = job.recipe.model.path
+    assert path is not None
+    if not (job.directory / "import").exists():
+        bring_in(path, job.directory)
+    settle_once(job)
+
+
+def settle_once(job: Run) -> None:
     if job.resolved is None:
         job.resolved = settle(job)
         settled, record = job.directory / "recipe.toml", job.directory / "record.json"
@@ -132,12 +174,18 @@ def with_train(recipe: Recipe, **changes: Any) -> Recipe:
 
 
 def export(job: Run) -> None:
-    """The teacher and the students as Hugging Face directories, each with the receipt that transformers agrees.
+    """Each model of the run as a Hugging Face directory, with the receipt that transformers agrees.
+
+    Of post-training that is the model of the last stage, and whatever was pretrained.
 
     A model in which the doctor finds a fault is not exported, and what was exported before stays.
     """
     resolved = job.settled
-    names = [build.TEACHER, *(student.name for student in resolved.students)]
+    recipe = resolved.recipe
+    pretrained = (
+        [TEACHER, *(student.name for student in resolved.students)] if recipe.model.path is None else []
+    )
+    names = [*pretrained, *recipe.stages[-1:]]
     opened = [open_model(f"{job.directory}:{name}") for name in names]
     final, fresh, old = (job.directory / name for name in ("export", "export.new", "export.old"))
     remove_tree(fresh)
@@ -157,16 +205,28 @@ def report(job: Run) -> None:
     build_report(job.directory)
 
 
+def evaluate(job: Run) -> None:
+    """What was pretrained on held-out text and tasks; what was post-trained on its exam."""
+    if job.recipe.model.path is None:
+        measure.evaluate(job)
+    if job.recipe.stages:
+        assistant.evaluate_assistant(job)
+
+
 STAGES: dict[str, Callable[[Run], None]] = {
+    "import": import_,
     "data": data,
     "pretrain": pretrain,
+    "sft": posttrain.sft,
+    "rl": posttrain.rl,
+    "dpo": posttrain.dpo,
     "evaluate": evaluate,
     "export": export,
     "report": report,
 }
 
 
-ONCE = ("data", "pretrain")  # to do one of these again would make another run
+ONCE = ("import", "data", "pretrain", *POST_TRAINING)  # to do one of these again would make another run
 
 
 def command() -> str:
@@ -180,17 +240,20 @@ def finish(job: Run, as_json: bool) -> None:
     path = job.directory / "evals" / "results.json"
     found = read_json(path) if path.exists() else {"models": [], "comparisons": []}
     if as_json:
-        print(json.dumps({"run": str(job.directory), "stages": done, "results": found, "report": str(page)}))
+        told = {"run": str(job.directory), "stages": done, "results": found, "report": str(page)}
+        print(json.dumps(told | {"assistant": assistant.read(job.directory)}))
         return
     if found["models"]:
         results.show(found)
+    if post_trained := assistant.read(job.directory):
+        assistant.show(post_trained)
     if tasks := asked(job):
         show(tasks)
         contamination.show(tasks[0])
     show_time(done)
     if page.exists():
         print("\n".join([f"report: {page}", *map(str, sorted(job.directory.glob("compare-*.html")))]))
-    if done.get("pretrain", {}).get("finished"):
+    if any(done.get(name, {}).get("finished") for name in ("pretrain", "import")):
         print("\n".join(["\nnext:", *(f"  {shlex.join(line)}" for line in next_commands(job))]))
 
 
@@ -219,6 +282,9 @@ def show_time(done: dict[str, Any]) -> None:
 
 
 def next_commands(job: Run) -> list[list[str]]:
-    run = str(job.directory)
+    run, trained = str(job.directory), job.recipe.stages
+    if trained:
+        verbs = [["behemoth", "chat", run], ["behemoth", "doctor", run]]
+        return verbs if job.recipe.model.path else [*verbs, ["behemoth", "experts", f"{run}:{TEACHER}"]]
     compare = [["behemoth", "compare", run, f"{run}:{s.name}"] for s in job.settled.students[:1]]
     return [["behemoth", verb, run] for verb in ("generate", "chat", "doctor", "experts")] + compare

@@ -14,8 +14,9 @@ from behemoth import build
 from behemoth.base.errors import AnswerIsNo, InputError
 from behemoth.base.logs import say, table
 from behemoth.data.corpus import Corpus
+from behemoth.data.examples import Examples
 from behemoth.data.overlap import SHORTEST, Overlap, passport, words
-from behemoth.data.show import render
+from behemoth.data.show import render, render_examples
 from behemoth.doctor import examination
 from behemoth.examine import examine, refuse_faults
 from behemoth.export.hf import exporting
@@ -23,6 +24,7 @@ from behemoth.export.imports import import_model as import_hf
 from behemoth.inference.engine import Engine
 from behemoth.inference.talk import chat_loop, complete
 from behemoth.model.open import open_model
+from behemoth.practice import stage_seed
 from behemoth.recipe import load_recipe, resolve
 from behemoth.text.tokenizer import Tokenizer
 from behemoth.train.machine import device
@@ -64,7 +66,7 @@ def chat(model: str, temperature: float, top_p: float, seed: int) -> None:
         Tokenizer.load(opened.tokenizer_directory),
         read_line,
         write,
-        post_trained=False,  # no stage of this version teaches a model to answer
+        turns=opened.turns,
         temperature=temperature,
         top_p=top_p,
         seed=seed,
@@ -134,8 +136,13 @@ def brief(value: Any) -> str:
     return "" if value is None else f"{value:.2g}" if isinstance(value, float) else str(value)
 
 
-def data_show(source: Path, rows: int, as_json: bool) -> None:
+def data_show(source: Path, rows: int, stage: str, as_json: bool) -> None:
     """The first packed rows of a run, or of a recipe whose text is prepared aside for the purpose."""
+    if stage not in ("pretrain", "sft"):
+        raise InputError(f"--stage {stage}: pretrain and sft have rows of text to show")
+    if stage == "sft":
+        show_conversations(source, rows, as_json)
+        return
     settled = source / "recipe.toml" if source.is_dir() else source
     if source.is_dir() and not settled.exists():
         raise InputError(
@@ -150,3 +157,13 @@ def data_show(source: Path, rows: int, as_json: bool) -> None:
         corpus, tokenizer = Corpus.open(run / "data"), Tokenizer.load(run / "tokenizer")
         text = render(corpus, tokenizer, context, rows, recipe.seed)
     print(json.dumps({"source": str(source), "rows": rows, "text": text}) if as_json else text)
+
+
+def show_conversations(run: Path, rows: int, as_json: bool) -> None:
+    """What fine-tuning reads of a run, as conversations with what is learnt marked."""
+    if not (run / "sft" / "data").is_dir():
+        raise InputError(f"{run} has no conversations (no sft/data/); run its sft stage first")
+    examples, tokenizer = Examples.open(run / "sft" / "data"), Tokenizer.load(run / "tokenizer")
+    seed, chunk = load_recipe(run / "recipe.toml").seed, open_model(f"{run}:sft").model.config.chunk_size
+    text = render_examples(examples, tokenizer, rows, chunk=chunk, seed=stage_seed(seed, "sft"))
+    print(json.dumps({"source": str(run), "rows": rows, "text": text}) if as_json else text)

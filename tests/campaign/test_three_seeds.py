@@ -24,3 +24,12 @@ def test_quickstart_learns(seed, tmp_path):
     assert low["teacher", "token 3-gram"] > 0
     assert low["student", "byte 5-gram (student's tokens)"] > 0
     assert low["student", "student-control"] > 0
+    table = read_json(tmp_path / "run" / "evals" / "assistant.json")
+    step = {(s["from"], s["to"]): s for s in table["steps"]}
+    score = {m["name"]: m["scores"]["arithmetic"] for m in table["models"]}
+    worse = [entry["worse_percent"] for entry in table["held_out"]]
+    print({name: s["estimate"] for name, s in score.items()}, worse)
+    assert step["sft", "rl"]["difference"] >= 0.1
+    assert step["sft", "rl"]["low"] > 0
+    assert score["dpo"]["estimate"] >= 0.6
+    assert max(worse) <= 5

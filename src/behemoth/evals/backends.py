@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 HUB = "hf:"
+CHAT = "chat"  # the route of a local model that is asked in the chat template
 OURS = ("llama4_text", "llama4")  # model types that our engine runs
 OURS_IF_MADE_HERE = "llama"  # ... and the one that it runs in a directory that this package wrote
 MAY_BE = (
@@ -101,17 +102,25 @@ class Backend(Protocol):
 
 
 def open_backend(
-    spec: str | Path, precision: str | None = None, device: torch.device | str | None = None
+    spec: str | Path,
+    precision: str | None = None,
+    device: torch.device | str | None = None,
+    chat: bool = False,
 ) -> Backend:
     """Who answers for `spec` (MAY_BE). InputError says what is wrong with it.
 
     precision: "fp32" or "bf16", of weights and activations alike; as the weights are stored when None. A server has
-    its own. device: a GPU where there is one when None.
+    its own. device: a GPU where there is one when None. chat: asked in the chat template, of models that our engine
+    runs.
     """
     spec = str(spec)
     if spec.startswith(("http://", "https://")):
         from behemoth.evals.endpoint import Endpoint
 
+        if chat:
+            raise InputError(
+                f"{spec}: --chat is for models on this machine; a server formats its chats itself"
+            )
         return Endpoint(spec)
     from behemoth.evals.local import dtype_of, open_ours, where
 
@@ -124,10 +133,12 @@ def open_backend(
     if (directory / "config.json").is_file() and not runs_here(directory):
         from behemoth.evals.hf_backend import open_transformers
 
+        if chat:
+            raise InputError(f"{spec}: --chat asks models that our engine runs; behemoth import it first")
         return open_transformers(directory, spec.rpartition("/")[2], dtype, device)
     if not directory.exists() and not Path(spec.rpartition(":")[0] or spec).exists():
         raise InputError(f"{spec}: no such file or directory; {MAY_BE}")
-    return open_ours(directory, dtype, device)
+    return open_ours(directory, dtype, device, chat)
 
 
 def runs_here(directory: Path) -> bool:

@@ -17,10 +17,12 @@ from typing import NamedTuple, Protocol, TypeVar
 import torch
 
 from behemoth.base.errors import InputError
-from behemoth.evals.backends import Failed, Generated, Kind, Likelihood
+from behemoth.evals.backends import CHAT, Failed, Generated, Kind, Likelihood
 from behemoth.inference.engine import Engine, Finish, StopText
 from behemoth.inference.scoring import score
 from behemoth.model.open import open_model
+from behemoth.tasks.task import before_stop
+from behemoth.text.chat import Message, encode_chat
 from behemoth.text.tokenizer import Tokenizer
 
 Question = TypeVar("Question")
@@ -68,10 +70,9 @@ class Reader(Protocol):
 class Local:
     """A `Backend` from a reader."""
 
-    route = ""
-
-    def __init__(self, reader: Reader, name: str, sha256: str, kind: Kind, batch: int = 256):
+    def __init__(self, reader: Reader, name: str, sha256: str, kind: Kind, batch: int = 256, route: str = ""):
         self.reader, self.name, self.sha256, self.kind, self.batch = reader, name, sha256, kind, batch
+        self.route = route
         self.precision, self.device = reader.precision, reader.device
 
     def likelihoods(self, pairs: Sequence[tuple[str, str]]) -> list[Likelihood | Failed]:
@@ -168,9 +169,7 @@ def halving(
 
 def generated(row: Row, written: Written, stop: Sequence[str]) -> Generated:
     """Of what was written, that which lies before the stop strings, each in turn."""
-    text = written.text
-    for string in stop:
-        text = text.split(string)[0]
+    text = before_stop(written.text, stop)
     finish = written.finish if text == written.text else "stop"
     return Generated(text, written.tokens, finish, row.truncated)
 
@@ -220,9 +219,29 @@ class Ours:
         return [Written(self.tokenizer.decode(d.tokens), len(d.tokens), d.finish) for d in done]
 
 
-def open_ours(spec: str | Path, dtype: torch.dtype | None, device: torch.device) -> Local:
-    """Whatever `open_model` opens."""
+class Chatting(Ours):
+    """The same model, asked as a person asks it: every prompt is a user's message in the chat template."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer):
+        super().__init__(engine, tokenizer)
+        self.opening = self.first = []
+        self.encode = lambda text: encode_chat(tokenizer, [Message("user", text)], generation_prompt=True).ids
+
+    def score(self, rows: Sequence[Row]) -> list[tuple[float, bool]]:
+        raise InputError(
+            "in the chat template a model is asked to write; leave --chat out for choices and texts"
+        )
+
+
+def open_ours(spec: str | Path, dtype: torch.dtype | None, device: torch.device, chat: bool = False) -> Local:
+    """Whatever `open_model` opens. chat: asked in the chat template."""
     opened = open_model(spec, dtype, device)
     tokenizer = Tokenizer.load(opened.tokenizer_directory)
     engine = Engine(opened.model, batch_tokens=4096 if device.type == "cpu" else 65_536)
-    return Local(Ours(engine, tokenizer), opened.name, opened.sha256, "behemoth")
+    return local(engine, tokenizer, opened.name, opened.sha256, chat)
+
+
+def local(engine: Engine, tokenizer: Tokenizer, name: str, sha256: str, chat: bool = False) -> Local:
+    """Our engine as a backend."""
+    reader = Chatting(engine, tokenizer) if chat else Ours(engine, tokenizer)
+    return Local(reader, name, sha256, "behemoth", route=CHAT if chat else "")

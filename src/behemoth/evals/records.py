@@ -28,6 +28,7 @@ from behemoth.base.errors import DamagedError, InputError
 from behemoth.base.files import read_json, read_jsonl, write_atomic, write_json
 from behemoth.base.files import sha256 as sha256_of
 from behemoth.base.logs import table
+from behemoth.evals.backends import CHAT
 from behemoth.evals.results import file_name
 from behemoth.stats.intervals import Interval
 from behemoth.stats.paired import Scores, score_interval, text_scores, too_few
@@ -158,9 +159,10 @@ class Evaluation:
     @property
     def how(self) -> str:
         """What the same weights may answer differently in: "in bf16 on cpu", "through /chat/completions"."""
-        if self.route:
+        if self.route not in ("", CHAT):
             return f"through /{self.route}"
-        return f"in {self.precision or 'unknown precision'} on {self.device or 'an unknown device'}"
+        template = "in the chat template, " if self.route else ""
+        return f"{template}in {self.precision or 'unknown precision'} on {self.device or 'an unknown device'}"
 
     def as_dict(self) -> dict[str, Any]:
         """What evaluation.json holds, and what `--json` prints."""

@@ -44,7 +44,7 @@ from behemoth.evals.records import (
     write_summary,
 )
 from behemoth.evals.results import file_name
-from behemoth.tasks.task import Grade, Item, Task
+from behemoth.tasks.task import Item, Task, verdict
 
 if TYPE_CHECKING:
     from behemoth.stats.intervals import Interval
@@ -489,14 +489,8 @@ def follow(item: Item, answer: Likelihood) -> Record:
 
 
 def grade(task: Task, item: Item, answer: Generated) -> Record:
-    """What the task's grader says. One that fails, or gives no number from 0 to 1, could not score the item."""
-    assert task.grade is not None
-    try:
-        found = task.grade(item, answer.text)
-        if found.score is not None and not 0 <= found.score <= 1:
-            found = Grade(None, f"the grader gave {found.score}, which is not from 0 to 1")
-    except Exception as error:  # whatever a grader does, the output is kept and the next item is asked
-        found = Grade(None, f"the grader failed: {type(error).__name__}: {error}")
+    """What the task's grader says of it, as a record."""
+    found = verdict(task, item, answer.text)
     score = None if found.score is None else float(found.score)
     return {
         "output": plain(answer.text),

@@ -102,15 +102,15 @@ def _write(opened: Opened, directory: Path, evidence: Path, dtype: torch.dtype |
     tokenizer = Tokenizer.load(opened.tokenizer_directory)
     evidence.mkdir()
     model = _rounded(opened.model, dtype)
-    write_files(model, tokenizer, directory)
+    write_files(model, tokenizer, directory, opened.turns)
     ask(model, tokenizer, evidence, directory, directory, imported=False)
 
 
-def write_files(model: Transformer, tokenizer: Tokenizer, directory: Path) -> None:
+def write_files(model: Transformer, tokenizer: Tokenizer, directory: Path, turns: int = 0) -> None:
     """What a Hugging Face directory holds, but for the receipt, into the new `directory`."""
     ids = special_ids(tokenizer)
     directory.mkdir(parents=True)
-    save_weights(model, directory, tokens=ids)
+    save_weights(model, directory, tokens=ids, turns=turns)
     write_json(directory / "generation_config.json", ids | SAMPLING)
     tokenizer.save(directory)
 

@@ -19,7 +19,8 @@ from behemoth.base.files import publish_directory, read_json, remove_tree, sha25
 from behemoth.base.logs import say
 from behemoth.export.hf import failures, question
 from behemoth.export.reference import ask
-from behemoth.model.open import RECEIPT, TEACHER, check_tokenizer
+from behemoth.model.config import TEACHER
+from behemoth.model.open import MANY, RECEIPT, check_tokenizer, has_template, open_model
 from behemoth.model.transformer import Transformer
 from behemoth.model.weights import CONFIG, is_multimodal, load_weights, save_weights, weight_files
 from behemoth.text.tokenizer import Tokenizer
@@ -41,7 +42,9 @@ def import_model(directory: Path, run: Path) -> dict[str, Any]:
     try:
         stage = temporary / "import"
         checkpoint = stage / "checkpoints" / "step-00000000"
-        save_weights(model, checkpoint / "weights" / TEACHER, tokenizer_sha256=tokenizer.sha256)
+        weights = checkpoint / "weights" / TEACHER
+        turns = MANY if tokenizer.can_chat and has_template(directory) else 0
+        save_weights(model, weights, tokenizer_sha256=tokenizer.sha256, turns=turns)
         write_manifest(checkpoint, step=0, facts={"imported": directory.name})
         tokenizer.save(temporary / "tokenizer")
         source = checkpoint / "weights" / TEACHER if is_multimodal(config) else directory
@@ -56,6 +59,31 @@ def import_model(directory: Path, run: Path) -> dict[str, Any]:
     if is_multimodal(config):
         say(f"{directory}: this model can see; its text part was imported, its vision weights were left out")
     return receipt
+
+
+def bring_in(spec: str, run: Path) -> None:
+    """The model that `spec` means as the first stage of the run directory `run`, beside what else is there.
+
+    A directory of somebody else's is questioned like any import; a model of ours was when it was made or exported.
+    """
+    aside = run / f".import.{os.getpid()}.tmp"
+    remove_tree(aside)
+    try:
+        if (Path(spec) / CONFIG).is_file() and not (Path(spec) / RECEIPT).is_file():
+            import_model(Path(spec), aside)
+        else:
+            opened = open_model(spec)
+            checkpoint = aside / "import" / "checkpoints" / "step-00000000"
+            tokenizer = Tokenizer.load(opened.tokenizer_directory)
+            weights = checkpoint / "weights" / TEACHER
+            save_weights(opened.model, weights, tokenizer_sha256=tokenizer.sha256, turns=opened.turns)
+            write_manifest(checkpoint, step=0, facts={"from": spec, "sha256": opened.sha256})
+            tokenizer.save(aside / "tokenizer")
+        remove_tree(run / "tokenizer")
+        (aside / "tokenizer").rename(run / "tokenizer")
+        publish_directory(aside / "import", run / "import")
+    finally:
+        remove_tree(aside)
 
 
 def _receipt(model: Transformer, tokenizer: Tokenizer, source: Path, directory: Path) -> dict[str, Any]:

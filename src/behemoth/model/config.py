@@ -12,6 +12,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+TEACHER = "teacher"  # what a run calls the model that it pretrains or begins with
+
 
 class Frozen(BaseModel):
     """Immutable, and an unknown key is an error."""

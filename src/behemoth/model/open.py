@@ -1,7 +1,7 @@
 """Opening a model, whatever one has of it: a run, a checkpoint, or a directory of weights.
 
-    runs/quickstart               the newest good checkpoint of the run, its teacher
-    runs/quickstart:student       ... another member of it
+    runs/quickstart               what the run has come to: the newest good checkpoint of its latest stage
+    runs/quickstart:student       another model of it: a member of its pretraining, or sft, rl, dpo
     runs/.../step-00000400        one checkpoint (`:member` works here too)
     runs/.../export/teacher       config.json + model.safetensors + tokenizer.json
 
@@ -22,12 +22,13 @@ import torch
 from behemoth.base.errors import DamagedError, InputError
 from behemoth.base.files import MANIFEST, read_json, sha256, verify_manifest
 from behemoth.base.logs import say
+from behemoth.model.config import TEACHER, ModelConfig
 from behemoth.model.transformer import Transformer
-from behemoth.model.weights import CONFIG, OURS, load_weights, weight_files
+from behemoth.model.weights import CONFIG, OURS, config_from_hf, load_weights, weight_files
 
-TEACHER = "teacher"  # the member that a run's name alone stands for
 RECEIPT = "receipt.json"
 TOKENIZER = "tokenizer.json"
+MANY = 1000  # turns, of a model whose teaching nobody here knows
 PADDING = 512  # vocabularies are filled up to a round number, in practice by less than this
 
 
@@ -40,6 +41,18 @@ class Opened:
     name: str  # the member, or the directory's name
     sha256: str  # of config.json and the weight files
     directory: Path  # where these lie
+
+    @property
+    def turns(self) -> int:
+        """The most questions in a conversation that taught it to answer in the chat template, 0 where none did.
+
+        Of somebody else's model only a template tells: many, or none.
+        """
+        path = self.directory / CONFIG
+        told = read_json(path).get(OURS, {}) if path.exists() else {}
+        if "turns" in told or (self.directory / RECEIPT).exists() or self.step is not None:
+            return int(told.get("turns", 0))
+        return MANY if has_template(self.directory) else 0
 
     @property
     def step(self) -> int | None:
@@ -63,6 +76,19 @@ def open_model(
     return Opened(model, tokenizer_directory, directory.name, _digest(hashes), directory)
 
 
+def config_of(spec: str | Path) -> ModelConfig:
+    """The architecture of what `spec` means; no weight is read."""
+    path = locate(spec) / CONFIG
+    return config_from_hf(read_json(path), str(path))
+
+
+def has_template(directory: Path) -> bool:
+    """Whether a Hugging Face directory has a chat template, which is a sign that its model was taught to use it."""
+    config = directory / "tokenizer_config.json"
+    beside = (directory / "chat_template.jinja").is_file()
+    return beside or (config.is_file() and "chat_template" in read_json(config))
+
+
 def locate(spec: str | Path) -> Path:
     """The weights directory that `spec` means, without loading it."""
     return _find(spec)[0]
@@ -80,7 +106,7 @@ def _find(spec: str | Path) -> tuple[Path, dict[str, str]]:
         record = verify_manifest(path)
         return _member(path, member, record)
     if path.is_dir() and any(path.glob("*/checkpoints")):
-        checkpoint, record = _newest_good(path)
+        checkpoint, record = _newest_good(path, member)
         return _member(checkpoint, member, record)
     raise InputError(
         f"{path} is not a model: it holds no {CONFIG} (weights), no weights/ (a checkpoint) "
@@ -101,11 +127,15 @@ def _split(spec: str) -> tuple[Path, str | None]:
     return path, member
 
 
-def _newest_good(run: Path) -> tuple[Path, dict]:
-    """The newest checkpoint of the stage that wrote last, stepping over damaged ones (and saying so)."""
-    saves = [path.parent for path in run.glob(f"*/checkpoints/step-*/{MANIFEST}")]
-    if not saves:
+def _newest_good(run: Path, member: str | None) -> tuple[Path, dict]:
+    """The newest checkpoint of the stage that wrote `member` (or anything) last, stepping over damaged ones."""
+    all_saves = [path.parent for path in run.glob(f"*/checkpoints/step-*/{MANIFEST}")]
+    if not all_saves:
         raise InputError(f"{run} has no checkpoint yet; train it first, or go on training: behemoth run")
+    saves = [save for save in all_saves if member is None or (save / "weights" / member).is_dir()]
+    if not saves:
+        names = sorted({path.name for save in all_saves for path in (save / "weights").iterdir()})
+        raise InputError(f"{run} has no member {member!r}; it has {', '.join(names) or 'none'}")
     wrote = {save.parent: 0.0 for save in saves}
     for save in saves:
         wrote[save.parent] = max(wrote[save.parent], (save / MANIFEST).stat().st_mtime)

@@ -330,19 +330,22 @@ def save_weights(
     dtype: torch.dtype | None = None,
     tokens: Mapping[str, int | list[int]] | None = None,
     tokenizer_sha256: str | None = None,
+    turns: int = 0,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Write config.json and model.safetensors (or its shards) into `directory`, which is made if need be.
 
     dtype: precision on disk, the weights' own when None. tokens: special token ids for config.json.
     tokenizer_sha256: of the tokenizer.json these weights were trained with; `open_model` holds them to it.
+    turns: the most questions in a conversation that taught them to answer in the chat template; 0 for none.
     Tied embeddings are written once, as Hugging Face does.
     """
     directory.mkdir(parents=True, exist_ok=True)
     dtype = dtype or model.embed_tokens.weight.dtype
     config = config_to_hf(model.config, tokens) | {"dtype": str(dtype).removeprefix("torch.")}
-    if tokenizer_sha256:
-        config[OURS] = config.get(OURS, {}) | {"tokenizer_sha256": tokenizer_sha256}
+    told = {"tokenizer_sha256": tokenizer_sha256, "turns": turns or None}
+    if told := {key: value for key, value in told.items() if value}:
+        config[OURS] = config.get(OURS, {}) | told
     write_json(directory / CONFIG, config)
 
     shards = list(_shards(model, dtype, shard_bytes))

@@ -129,7 +129,7 @@ def count_skips(member: Member, finite: bool, step: int) -> None:
     if member.skips_in_a_row >= MAX_SKIPS:
         raise NotFiniteError(
             f"{member.name}: the loss or its gradient was not finite in {MAX_SKIPS} steps in a row, up to step "
-            f"{step + 1}. Its weights are as they were before. Lower train.learning_rate, or look at the data."
+            f"{step + 1}. Its weights are as they were before. Lower the learning rate, or look at the data."
         )
 
 

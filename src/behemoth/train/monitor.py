@@ -10,7 +10,7 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,17 @@ from behemoth.base.units import human_count, human_duration
 from behemoth.stats.intervals import Interval
 from behemoth.train.loop import Member, Step, Update
 
-FILES = ("metrics.jsonl", "heldout.jsonl", "samples.jsonl", "tasks.jsonl")
+FILES = ("metrics.jsonl", "heldout.jsonl", "samples.jsonl", "tasks.jsonl", "rollouts.jsonl")
 HEADER_EVERY = 50
 
 
 class Monitor:
     """Writes the reports of one run into `directory`.
 
-    flops: what one step of each member costs, by name; peak_flops: the machine's measured matrix-product rate.
-    Records of steps after `start` were written by a process that died before it saved; they are cut off.
+    flops: what one step of each member costs, by name; peak_flops: the machine's measured matrix-product rate. Without
+    them every step is taken to cost the same, and no share of the peak is told.
+    Records of steps after `start` were written by a process that died before it saved; they are cut off, and at the
+    very beginning also what it found before the first step.
     """
 
     def __init__(
@@ -38,17 +40,19 @@ class Monitor:
         members: Sequence[Member],
         steps: int,
         start: int,
-        flops: dict[str, float],
-        peak_flops: float,
+        flops: dict[str, float] | None = None,
+        peak_flops: float = math.inf,
     ):
         self.directory, self.members, self.steps = directory, members, steps
-        self.flops, self.peak_flops = flops, peak_flops
+        self.flops = flops or {member.name: 1.0 for member in members}
+        self.peak_flops = peak_flops
         self.lines, self.lost, self.seconds, self.flops_done = 0, 0, 0.0, 0.0
         for name in FILES:
-            cut(directory / name, start)
+            cut(directory / name, start or -1)
         self.board = tensorboard(directory, start)
 
-    def step(self, step: Step) -> None:
+    def step(self, step: Step, **facts: Any) -> None:
+        """facts: what else there is to say of the step, for its line in the file."""
         flops = sum(self.flops[name] for name in step.updates)
         self.seconds += step.seconds
         self.flops_done += flops
@@ -60,6 +64,7 @@ class Monitor:
             "tokens_per_second": round(rate, 1),
             "peak_share": round(share, 4),
             "members": {name: describe(update) for name, update in step.updates.items()},
+            **facts,
         }
         curves = {"tokens_per_second": rate}
         for name, update in step.updates.items():
@@ -75,6 +80,11 @@ class Monitor:
 
     def sample(self, step: int, member: str, prompt: str, text: str) -> None:
         self.write("samples.jsonl", {"step": step, "member": member, "prompt": prompt, "text": text}, {})
+
+    def rollouts(self, transcripts: Iterable[dict[str, Any]]) -> None:
+        """Answers that the policy wrote, one line each."""
+        for record in transcripts:
+            self.write("rollouts.jsonl", record, {})
 
     def task(self, step: int, member: str, task: str, ask: str, score: Interval) -> None:
         """ask: how the task is asked, which says what its score is: of texts bits per byte, of the others a share."""

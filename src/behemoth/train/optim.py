@@ -37,13 +37,12 @@ def is_block_matrix(name: str, parameter: Tensor) -> bool:
 
 
 class Optimizer:
-    """One step over a model's parameters; its state is a flat dictionary of tensors, by parameter name."""
+    """One step over those of a model's parameters that learn; its state is a flat dictionary of tensors, by name."""
 
     def __init__(self, model: Transformer, settings: Settings):
-        named = dict(model.named_parameters())
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
         blocks = {name: p for name, p in named.items() if is_block_matrix(name, p)}
         others = {name: p for name, p in named.items() if name not in blocks}
-        rest = adamw(others.values(), settings.adam_learning_rate, 0.0)
         if settings.kind == "muon":
             pairs = [p for name, p in blocks.items() if "gate_up" in name]
             single = [p for name, p in blocks.items() if "gate_up" not in name]
@@ -53,7 +52,10 @@ class Optimizer:
             )
         else:
             first = adamw(blocks.values(), settings.learning_rate, settings.weight_decay)
-        self.optimizers = [first, rest]
+        rest = (
+            [adamw(others.values(), settings.adam_learning_rate, 0.0)] if others else []
+        )  # none beside adapters
+        self.optimizers = [first, *rest]
         self.names: dict[Tensor, str] = {p: name for name, p in named.items()}
         self.rates = [group["lr"] for group in self._groups()]
         covered = [p for group in self._groups() for p in group["params"]]
