@@ -285,6 +285,10 @@ def next_commands(job: Run) -> list[list[str]]:
     run, trained = str(job.directory), job.recipe.stages
     if trained:
         verbs = [["behemoth", "chat", run], ["behemoth", "doctor", run]]
-        return verbs if job.recipe.model.path else [*verbs, ["behemoth", "experts", f"{run}:{TEACHER}"]]
+        return (
+            verbs
+            if job.recipe.model.path or not job.settled.model.num_experts
+            else [*verbs, ["behemoth", "experts", f"{run}:{TEACHER}"]]
+        )
     compare = [["behemoth", "compare", run, f"{run}:{s.name}"] for s in job.settled.students[:1]]
     return [["behemoth", verb, run] for verb in ("generate", "chat", "doctor", "experts")] + compare

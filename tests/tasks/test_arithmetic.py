@@ -66,6 +66,13 @@ def test_every_step_is_true_and_the_digits_written_spell_the_answer(operation):
     assert set(carried) >= {0, 1, 2}
 
 
+@pytest.mark.parametrize("steps", [True, False])
+def test_the_solution_is_what_the_grader_takes(steps):
+    task = arithmetic(50, steps=steps)
+    assert all(task.grade(item, item.solution.strip()).score == 1 for item in task.items)
+    assert all(("####" in item.solution) == steps for item in task.items)
+
+
 def test_a_question_as_a_person_would_put_it():
     assert all(
         re.fullmatch(r"What is \d+ [-+] \d+\?", i.prompt) for i in arithmetic(50, form="question").items

@@ -84,9 +84,9 @@ def arithmetic(
     for problem in problems(items, digits, operations, split, draw):
         prompt = lead + _question(problem, _form(form, draw))
         facts = {"operation": problem.operation, "digits": max(len(str(problem.a)), len(str(problem.b)))}
-        item = Item(
-            problem.symbols, prompt, answer=str(problem.answer), solution=worked(problem), facts=facts
-        )
+        answer = str(problem.answer)
+        solution = worked(problem) if steps else answer  # what the grader takes
+        item = Item(problem.symbols, prompt, answer=answer, solution=solution, facts=facts)
         made.append(_with_choices(item, problem, draw) if ask == "choice" else item)
     return Task(
         name,
