@@ -56,9 +56,8 @@ from behemoth.text.chat import Message, encode_chat
 from behemoth.text.tokenizer import Tokenizer
 
 Row = TypeVar("Row", Conversation, Pair)
-CODE_BYTES = (
-    0.8  # of what the context holds, for a conversation about code: names cost more tokens than prose
-)
+# Of what the context holds, for a conversation about code: names cost more tokens than prose.
+CODE_BYTES = 0.8
 COUNTS = "data.json"  # in a stage's directory: what was kept and rejected, for the report
 
 

@@ -99,9 +99,7 @@ def rl(job: Run) -> None:
         reference.compute_dtype = policy.compute_dtype
     tasks, _ = practised(recipe)
     prompts = prompts_to(tasks, tokenizer, spec.max_tokens, policy.config.context_length)
-    stale = (
-        spec.steps if spec.server else 0
-    )  # a server's weights stay as they are; in this process none can be old
+    stale = spec.steps if spec.server else 0  # a server's weights stay as they are; here none can be old
     member = build.tuned("rl", policy, spec, build.rl_objective(spec), spec.steps, seed)
     source = PolicySource(
         policy,
