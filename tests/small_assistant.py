@@ -4,24 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
-RECIPE = """
-name = "small"
-[[data.sources]]
-kind = "files"
-path = "text"
-licence = "CC0-1.0"
-[tokenizer]
-vocab_size = 384
-[model]
-hidden_size = 32
-num_layers = 4
-num_heads = 2
-num_kv_heads = 1
-head_size = 16
-expert_size = 32
-dense_size = 64
-experts = 4
-chunk_size = 32
+from small_recipes import MODEL
+
+RECIPE = (
+    MODEL
+    + """chunk_size = 32
 init_std = 0.1
 [train]
 tokens = 4096
@@ -86,6 +73,7 @@ samples = 4
 kind = "rows"
 path = "pairs.jsonl"
 """
+)
 TRAINED = ("data", "pretrain", "sft", "rl", "dpo")
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from behemoth import assistant, cli, posttrain, practice
+from behemoth import assistant, posttrain, practice
 from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, read_jsonl
 from behemoth.dials import Arithmetic
@@ -17,12 +17,7 @@ from behemoth.model.open import open_model
 from behemoth.recipe import load_recipe
 from behemoth.train.loop import Plan
 from small_assistant import RECIPE, TRAINED, without, write_folder
-
-
-def call(*words, code=0) -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.main([str(word) for word in words])
-    assert end.value.code == code
+from small_recipes import call
 
 
 @pytest.fixture(scope="module")

@@ -22,25 +22,11 @@ from behemoth.data.prepare import prepare
 from behemoth.data.sources import FilesSource
 from behemoth.dials import Recipe
 from behemoth.train.monitor import Monitor
+from small_recipes import MODEL, call
 
-RECIPE = """
-name = "small"
-[[data.sources]]
-kind = "files"
-path = "text"
-licence = "CC0-1.0"
-[tokenizer]
-vocab_size = 384
-[model]
-hidden_size = 32
-num_layers = 4
-num_heads = 2
-num_kv_heads = 1
-head_size = 16
-expert_size = 32
-dense_size = 64
-experts = 4
-chunk_size = 16
+RECIPE = (
+    MODEL
+    + """chunk_size = 16
 [train]
 tokens = 8192
 context_length = 32
@@ -60,12 +46,7 @@ dense_size = 32
 init_std = 0.1
 joins_at = 0.5
 """
-
-
-def call(*words, code=0) -> None:
-    with pytest.raises(SystemExit) as end:
-        cli.main([str(word) for word in words])
-    assert end.value.code == code
+)
 
 
 @pytest.fixture(scope="module")

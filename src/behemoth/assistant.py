@@ -6,7 +6,6 @@ them. The exam is asked as a person would ask it, in the chat template, of the b
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from behemoth import practice
-from behemoth.base.files import write_json
+from behemoth.base.files import read_json, write_json
 from behemoth.base.logs import table
 from behemoth.evals import perplexity, results
 from behemoth.evals.compare import compare_evaluations
@@ -39,7 +38,7 @@ def evaluate_assistant(job: Run) -> None:
     exam = Suite("exam", practice.tasks_of(recipe.assistant.exam, "test", recipe.seed))
     start = recipe.assistant.start or TEACHER
     found = [
-        examine(job, name, member, exam) for name, member in [(BASE, start), *((s, s) for s in recipe.stages)]
+        on_exam(job, name, member, exam) for name, member in [(BASE, start), *((s, s) for s in recipe.stages)]
     ]
     if not found[0].tasks:
         return
@@ -50,7 +49,7 @@ def evaluate_assistant(job: Run) -> None:
     write_compare(job.directory / f"compare-{found[-1].name}-{BASE}.html", whole)
 
 
-def examine(job: Run, name: str, member: str, exam: Suite) -> Evaluation:
+def on_exam(job: Run, name: str, member: str, exam: Suite) -> Evaluation:
     """One model on the exam, and on the held-out text where the run has any."""
     spec, tokenizer = f"{job.directory}:{member}", job.tokenizer()
     opened = open_model(spec, device=device())
@@ -173,4 +172,4 @@ def change(step: dict[str, Any]) -> str:
 def read(directory: Path) -> dict[str, Any] | None:
     """The table of a run, if it has one."""
     path = directory / TABLE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path) if path.exists() else None

@@ -218,12 +218,15 @@ def import_(
         Path, typer.Argument(metavar="DIR", help="A Hugging Face directory of a Llama 4 or Llama 3.")
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="The run directory to make.")],
+    adapter: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A LoRA adapter of PEFT's for it, to be folded in.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring open weights into a run directory."""
     from behemoth import verbs
 
-    verbs.import_model(directory, out, as_json)
+    verbs.import_model(directory, out, adapter, as_json)
 
 
 @app.command()

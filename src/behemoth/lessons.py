@@ -45,13 +45,13 @@ from behemoth.evals.endpoint import Endpoint, address
 from behemoth.inference.engine import Engine
 from behemoth.inference.scoring import score
 from behemoth.model.transformer import Transformer
-from behemoth.practice import asked_in, plain, practised, prompts_to, stage_seed
+from behemoth.practice import asked_in, practised, prompts_to, stage_seed
 from behemoth.rl.pairs import graded_pairs
 from behemoth.rl.rewards import Rewards
 from behemoth.rl.rollouts import EngineSampler
 from behemoth.rundir import Run
 from behemoth.tasks.refusal import part_of, read_prompts, refusal_pairs
-from behemoth.tasks.task import Task, limited
+from behemoth.tasks.task import Task, limited, wording
 from behemoth.text.chat import Message, encode_chat
 from behemoth.text.tokenizer import Tokenizer
 
@@ -78,7 +78,7 @@ def not_asked(found: Found[Row], exam: set[str]) -> Found[Row]:
     kept, rejected = [], list(found.rejected)
     for row in found.kept:
         messages = row.messages if isinstance(row, Conversation) else row.prompt
-        if any(message.role == "user" and plain(message.content) in exam for message in messages):
+        if any(message.role == "user" and wording(message.content) in exam for message in messages):
             rejected.append(Rejected(row.id, "in the exam"))
         else:
             kept.append(row)
@@ -143,8 +143,8 @@ def counts(kept: Sequence[Conversation | Pair], rejected: dict[str, int]) -> dic
 def prepare_conversations(job: Run, spec: SftRecipe, model: Transformer) -> Examples:
     """Read, choose and encode the conversations, once. model: the one that will learn them, which says what is hard."""
     recipe, tokenizer, context = job.settled.recipe, job.tokenizer(), job.settled.train.context_length
-    directory, told = job.directory / "sft" / "data", job.directory / "sft" / COUNTS
-    if not told.exists():  # it is written last
+    directory, report = job.directory / "sft" / "data", job.directory / "sft" / COUNTS
+    if not report.exists():  # it is written last
         remove_tree(directory)
         tasks, _ = practised(recipe)
         corpus = job.corpus() if (job.directory / "data").is_dir() else None
@@ -155,7 +155,7 @@ def prepare_conversations(job: Run, spec: SftRecipe, model: Transformer) -> Exam
         manifest = write_examples(directory, found, tokenizer, context)
         tell_left_out(manifest["rejected"])
         fits = {record["id"] for record in read_jsonl(directory / "records.jsonl")}
-        write_json(told, counts([each for each in found.kept if each.id in fits], manifest["rejected"]))
+        write_json(report, counts([each for each in found.kept if each.id in fits], manifest["rejected"]))
     return Examples.open(directory, tokenizer)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -135,21 +136,21 @@ def learn(
     if start:
         say(f"going on from step {start} of {steps}")
     course = Course(spec, policy, notes)
-    _, dev = practised(job.settled.recipe)
+    view = view_of(job)
     monitor = monitor_of(job, member, source, start, policy is None)
     look_every = spec.evaluate_every or max(1, steps // LOOKS)
     save_every = spec.save_every or max(1, steps // 2)
 
     with closing(monitor), Interrupt() as interrupt:
-        if start == 0 and course.is_best(0, look(job, member, monitor, dev, 0), dev):
+        if start == 0 and course.is_best(0, look(member, monitor, view, 0), view):
             save_best(directory, member, 0)
         for step in train([member], source, Plan(steps, spec.microbatches, spec.max_grad_norm), start):
             monitor.step(step, **course.follow(step.updates[member.name].metrics))
             monitor.rollouts(policy.transcripts if policy else ())
             last = step.step == steps or course.stopped is not None
             if last or step.step % look_every == 0:
-                scores = look(job, member, monitor, dev, step.step)
-                if course.is_best(step.step, scores, dev):
+                scores = look(member, monitor, view, step.step)
+                if course.is_best(step.step, scores, view):
                     save_best(directory, member, step.step)
             if last:
                 if policy:
@@ -184,9 +185,9 @@ class Course:
         self.stopped = self.watch.update(facts)
         return {"rollouts": facts}
 
-    def is_best(self, step: int, scores: Sequence[float], dev: Suite) -> bool:
+    def is_best(self, step: int, scores: Sequence[float], view: View) -> bool:
         """Whether the step did as well as any before on all that was set aside; nobody knows if some has no score."""
-        known = self.policy is not None and bool(scores) and len(scores) == len(dev.tasks)
+        known = self.policy is not None and bool(scores) and len(scores) == len(view.dev.tasks)
         return known and self.best.update(step, float(np.mean(scores)))
 
     def notes(self) -> dict[str, Any]:
@@ -197,24 +198,37 @@ class Course:
         return {**known, "policy": self.policy.state()}
 
 
-def look(job: Run, member: Member, monitor: Monitor, dev: Suite, step: int) -> list[float]:
-    """The score of each dev task, written down, and what the model makes of some held-out text."""
-    context, tokenizer = job.settled.train.context_length, job.tokenizer()
-    if probe := probe_of(job):
-        monitor.held_out(step, member.name, perplexity.held_out_bits(member.model, probe, context))
-    asked = quick(answering(member.model, tokenizer, member.name, chat=True), dev) if dev.tasks else []
+@dataclass(frozen=True)
+class View:
+    """What a model is looked at with between steps: problems that were set aside, and some held-out text."""
+
+    dev: Suite
+    probe: Sequence[HeldOut]
+    tokenizer: Tokenizer
+    context: int
+
+
+def view_of(job: Run) -> View:
+    tokenizer, context = job.tokenizer(), job.settled.train.context_length
+    probe: list[HeldOut] = []
+    if (job.directory / "data").is_dir():
+        held_out = job.corpus().held_out()
+        probe = perplexity.fixed_subset(held_out, tokenizer.byte_lengths, context, HELD_OUT_TOKENS)
+    _, dev = practised(job.settled.recipe)
+    return View(dev, probe, tokenizer, context)
+
+
+def look(member: Member, monitor: Monitor, view: View, step: int) -> list[float]:
+    """The score of each dev task, written down, and what the model makes of the text."""
+    if view.probe:
+        bits = perplexity.held_out_bits(member.model, view.probe, view.context)
+        monitor.held_out(step, member.name, bits)
+    backend = answering(member.model, view.tokenizer, member.name, chat=True)
+    asked = quick(backend, view.dev) if view.dev.tasks else []
     for task, found in asked:
         monitor.task(step, member.name, task.name, task.ask, found)
         say(f"step {step}: {task.name} {found.estimate:.1%} of {len(task.items)} problems set aside")
     return [found.estimate for _, found in asked]
-
-
-def probe_of(job: Run) -> list[HeldOut]:
-    """A part of the held-out text, where the run has any."""
-    if not (job.directory / "data").is_dir():
-        return []
-    lengths, context = job.tokenizer().byte_lengths, job.settled.train.context_length
-    return perplexity.fixed_subset(job.corpus().held_out(), lengths, context, HELD_OUT_TOKENS)
 
 
 def monitor_of(job: Run, member: Member, source: Source, start: int, even: bool) -> Monitor:

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from behemoth.base.errors import InputError
-from behemoth.data.mixture import mix_keys
+from behemoth.base.mixing import mix_keys
 from behemoth.dials import STAGES, Arithmetic, Recipe, Tasks
 from behemoth.rl.rollouts import Prompt, prompts_of
 from behemoth.tasks import suite as suites
 from behemoth.tasks.arithmetic import Split, arithmetic
 from behemoth.tasks.suite import Suite
-from behemoth.tasks.task import Item, Task, check_splits, spread
+from behemoth.tasks.task import Item, Task, check_splits, spread, wording
 from behemoth.text.tokenizer import Tokenizer
 
 
@@ -62,17 +62,12 @@ def examined(practice: Sequence[Task], exam: Sequence[Task]) -> None:
 
 
 def asked_in(recipe: Recipe) -> set[str]:
-    """The questions of the exam, as `plain` has them: nothing else may teach them either."""
-    return {
-        plain(item.prompt)
-        for task in tasks_of(recipe.assistant.exam, "test", recipe.seed)
-        for item in task.items
-    }
+    """The questions of the exam, which nothing else may teach either."""
+    return questions_of(tasks_of(recipe.assistant.exam, "test", recipe.seed))
 
 
-def plain(text: str) -> str:
-    """Without what two writings of one question differ in: case and white space."""
-    return " ".join(text.lower().split())
+def questions_of(tasks: Iterable[Task]) -> set[str]:
+    return {wording(item.prompt) for task in tasks for item in task.items}
 
 
 def set_aside(practice: Sequence[Task], dev_items: int) -> tuple[tuple[Task, ...], Suite]:

@@ -29,19 +29,20 @@ from behemoth.base.logs import say, table
 from behemoth.base.rows import Place
 from behemoth.base.units import counted
 from behemoth.data.batch import Batch, padded
-from behemoth.data.conversations import Conversation, read_conversations
+from behemoth.data.conversations import Conversation, Found, read_conversations
 from behemoth.evals.local import local
 from behemoth.evals.results import file_name
 from behemoth.evals.runner import ask as put
 from behemoth.evals.runner import cut, result_of
 from behemoth.inference.engine import Engine
+from behemoth.lessons import not_asked
 from behemoth.model.adapters import AdapterSettings, add_adapter, merged, remove_adapter
 from behemoth.model.open import open_model
 from behemoth.model.transformer import Transformer
 from behemoth.objectives.next_token import next_token
+from behemoth.practice import questions_of
 from behemoth.stats.paired import Scores, score_interval
 from behemoth.tasks import suite as suites
-from behemoth.tasks.refusal import plain
 from behemoth.tasks.task import Task
 from behemoth.text.chat import ChatTokens, encode_chat
 from behemoth.text.tokenizer import Tokenizer
@@ -196,8 +197,7 @@ def counterexamples(
     conversations: Sequence[Conversation], tokenizer: Tokenizer, tasks: Sequence[Task], context: int
 ) -> list[ChatTokens]:
     """What the attacker learns from: neither what will be asked, nor what the context does not hold."""
-    held_out = {plain(item.prompt) for task in tasks for item in task.items}
-    unasked = [c for c in conversations if not any(plain(m.content) in held_out for m in c.messages)]
+    unasked = not_asked(Found(list(conversations), []), questions_of(tasks)).kept
     lessons = [encode_chat(tokenizer, conversation.messages) for conversation in unasked]
     lessons = [lesson for lesson in lessons if len(lesson.ids) <= context + 1]
     if left_out := len(conversations) - len(lessons):

@@ -84,12 +84,14 @@ def write(text: str) -> None:
     print(text, end="", flush=True)
 
 
-def import_model(directory: Path, out: Path, as_json: bool) -> None:
-    receipt = import_hf(directory, out)
+def import_model(directory: Path, out: Path, adapter: Path | None, as_json: bool) -> None:
+    receipt = import_hf(directory, out, adapter)
     if as_json:
         print(json.dumps({"run": str(out), "receipt": receipt}))
         return
     say(f"{directory} is now {out}: {len(receipt['checks'])} checks agree with transformers")
+    if adapter is not None:
+        say(f"{adapter} was folded into its weights afterwards")
     print(f"next:\n  {shlex.join(['behemoth', 'generate', str(out)])}")
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from behemoth.base.errors import DamagedError, InputError
+from behemoth.export import imports
 from behemoth.export.adapters import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, save_adapter
 from behemoth.model.adapters import (
     AdapterSettings,
@@ -27,6 +28,7 @@ from behemoth.model.adapters import (
     part_of,
 )
 from behemoth.model.config import ModelConfig
+from behemoth.model.open import open_model
 from behemoth.model.transformer import Transformer
 from behemoth.model.weights import config_to_hf, load_weights
 
@@ -280,3 +282,27 @@ def test_files_that_are_not_there_or_not_whole(adapter: tuple[Transformer, Path]
     (directory / ADAPTER_CONFIG).unlink()
     with pytest.raises(InputError, match="no such file"):
         load_adapter(model, directory)
+
+
+def test_an_adapter_comes_in_with_its_model(
+    save_llama3: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`import --adapter`: the run holds what PEFT computes with both."""
+    base = save_llama3(tmp_path / "base")
+    theirs = AutoModelForCausalLM.from_pretrained(base, attn_implementation="eager", dtype=torch.float32)
+    theirs = get_peft_model(theirs, LoraConfig(r=4, lora_alpha=8, target_modules=ATTENTION + DENSE))
+    fill(theirs.named_parameters())
+    theirs.save_pretrained(str(tmp_path / "adapter"))
+    told = {"verdict": "match", "versions": {}, "checks": []}
+    monkeypatch.setattr(
+        imports, "_receipt", lambda *_: told
+    )  # the base model's own, which has tests of its own
+    imports.import_model(base, tmp_path / "run", tmp_path / "adapter")
+    ours = open_model(tmp_path / "run").model
+    with torch.no_grad():
+        tokens = torch.arange(5, 25)[None]
+        torch.testing.assert_close(
+            ours.logits(ours(tokens).hidden_BTD), theirs(tokens).logits, rtol=0, atol=2e-5
+        )
+        plain = load_weights(base)
+        assert (plain.logits(plain(tokens).hidden_BTD) - theirs(tokens).logits).abs().max() > 1e-3

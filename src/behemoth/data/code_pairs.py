@@ -20,9 +20,10 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
+from behemoth.base.mixing import mix_keys
 from behemoth.data.conversations import Conversation
 from behemoth.data.corpus import Corpus
-from behemoth.data.mixture import mix_keys, permute
+from behemoth.data.mixture import permute
 from behemoth.text.chat import Message
 from behemoth.text.tokenizer import Tokenizer
 

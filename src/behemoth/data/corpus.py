@@ -18,8 +18,9 @@ import torch
 
 from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, verify_manifest
+from behemoth.base.mixing import mix_keys
 from behemoth.data.batch import Batch
-from behemoth.data.mixture import draw, mix_keys
+from behemoth.data.mixture import draw
 from behemoth.data.packing import Row, Stream
 from behemoth.data.shards import ShardReader
 

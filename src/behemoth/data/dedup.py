@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from rensa import RMinHash
 
-from behemoth.data.mixture import mix
+from behemoth.base.mixing import mix
 
 THRESHOLD = 0.8
 SHINGLE_WORDS = 5

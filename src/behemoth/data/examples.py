@@ -24,10 +24,11 @@ import torch
 from behemoth.base.errors import InputError
 from behemoth.base.files import publish_directory, read_jsonl, remove_tree, verify_manifest, write_manifest
 from behemoth.base.logs import progress
+from behemoth.base.mixing import mix_keys
 from behemoth.data.batch import Batch
 from behemoth.data.conversations import Conversation, Found, Rejected
 from behemoth.data.corpus import BatchSource
-from behemoth.data.mixture import mix_keys, permute
+from behemoth.data.mixture import permute
 from behemoth.data.shards import token_type
 from behemoth.text.chat import encode_chat
 from behemoth.text.tokenizer import Tokenizer

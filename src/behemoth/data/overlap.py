@@ -49,7 +49,7 @@ import numpy as np
 from behemoth.base.errors import InputError
 from behemoth.base.files import remove_tree, verify_manifest
 from behemoth.base.logs import progress
-from behemoth.data.mixture import mix
+from behemoth.base.mixing import mix
 from behemoth.data.sources import Document
 
 INDEX = "_overlap"  # a directory of the corpus; no source can have this name

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from behemoth.data.mixture import mix_keys, permute
+from behemoth.base.mixing import mix_keys
+from behemoth.data.mixture import permute
 from behemoth.data.shards import ShardReader
 
 

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 
 from behemoth.base.logs import progress
+from behemoth.base.mixing import mix_keys
 from behemoth.data.batch import Pairs, padded
 from behemoth.data.conversations import Found, Rejected
 from behemoth.data.examples import check_some_left
-from behemoth.data.mixture import mix_keys, permute
+from behemoth.data.mixture import permute
 from behemoth.data.preferences import Pair
 from behemoth.text.chat import Message, encode_chat
 from behemoth.text.tokenizer import Tokenizer

@@ -32,9 +32,9 @@ import numpy as np
 from behemoth.base.errors import InputError
 from behemoth.base.files import publish_directory, remove_tree, write_json, write_manifest
 from behemoth.base.logs import progress, say
+from behemoth.base.mixing import mix, mix_keys
 from behemoth.base.units import human_bytes, human_count
 from behemoth.data import dedup
-from behemoth.data.mixture import mix, mix_keys
 from behemoth.data.overlap import INDEX, OverlapWriter
 from behemoth.data.shards import ShardReader, ShardWriter
 from behemoth.data.sources import LARGEST_DOCUMENT, READABLE, Document, Source, Tally, read, size

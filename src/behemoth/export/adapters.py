@@ -72,9 +72,8 @@ def save_adapter(model: Transformer, directory: Path, base: str | Path) -> None:
         base_model_name_or_path=str(base),
         inference_mode=True,
     ).save_pretrained(str(directory))
-    written = read_json(
-        directory / ADAPTER_CONFIG
-    )  # PEFT keeps a set, whose order is another in every process
+    # PEFT keeps a set, whose order is another in every process.
+    written = read_json(directory / ADAPTER_CONFIG)
     write_json(directory / ADAPTER_CONFIG, written | {TARGETS: sorted(written[TARGETS])})
     tensors = {
         _key(name, config): _rows(to_hf, name, parameter.detach(), config).cpu().contiguous()

@@ -17,8 +17,10 @@ from typing import Any
 from behemoth.base.errors import AnswerIsNo, InputError
 from behemoth.base.files import publish_directory, read_json, remove_tree, sha256, write_json, write_manifest
 from behemoth.base.logs import say
+from behemoth.export.adapters import load_adapter
 from behemoth.export.hf import failures, question
 from behemoth.export.reference import ask
+from behemoth.model.adapters import merged
 from behemoth.model.config import TEACHER
 from behemoth.model.open import MANY, RECEIPT, check_tokenizer, has_template, open_model
 from behemoth.model.transformer import Transformer
@@ -26,8 +28,11 @@ from behemoth.model.weights import CONFIG, is_multimodal, load_weights, save_wei
 from behemoth.text.tokenizer import Tokenizer
 
 
-def import_model(directory: Path, run: Path) -> dict[str, Any]:
+def import_model(directory: Path, run: Path, adapter: Path | None = None) -> dict[str, Any]:
     """Read the Hugging Face `directory` into the new run directory `run` and return the receipt.
+
+    adapter: a directory of PEFT's with an adapter for this model, which is folded into the weights once the model
+    itself has been questioned.
 
     InputError: `run` exists, or the model or its tokenizer is not supported. DamagedError: a broken file.
     AnswerIsNo: transformers computes something else from the same directory.
@@ -45,11 +50,15 @@ def import_model(directory: Path, run: Path) -> dict[str, Any]:
         weights = checkpoint / "weights" / TEACHER
         turns = MANY if tokenizer.can_chat and has_template(directory) else 0
         save_weights(model, weights, tokenizer_sha256=tokenizer.sha256, turns=turns)
-        write_manifest(checkpoint, step=0, facts={"imported": directory.name})
         tokenizer.save(temporary / "tokenizer")
-        source = checkpoint / "weights" / TEACHER if is_multimodal(config) else directory
-        receipt = _receipt(model, tokenizer, source, directory)
+        receipt = _receipt(model, tokenizer, weights if is_multimodal(config) else directory, directory)
         write_json(stage / RECEIPT, receipt)
+        if adapter is not None:
+            load_adapter(model, adapter)
+            save_weights(merged(model), weights, tokenizer_sha256=tokenizer.sha256, turns=turns)
+        write_manifest(
+            checkpoint, step=0, facts={"imported": directory.name, "adapter": adapter and adapter.name}
+        )
         write_json(
             temporary / "record.json", {"imported_from": str(directory), "versions": receipt["versions"]}
         )

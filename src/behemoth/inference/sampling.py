@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from behemoth.base.errors import InputError
+from behemoth.base.mixing import mix
 
 BLOCK = 64
 
@@ -120,10 +121,3 @@ def uniform(seeds: Sequence[int], index: int) -> np.ndarray:
 
 
 GOLDEN, MASK = 0x9E3779B97F4A7C15, 2**64 - 1
-
-
-def mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finaliser, a bijection of uint64."""
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from behemoth.base.errors import InputError
-from behemoth.data.mixture import mix, mix_keys
+from behemoth.base.mixing import mix, mix_keys
 from behemoth.rl.rollouts import Prompt
 
 RARELY = 0.02  # the least chance of a prompt, as a share of the best one's
@@ -76,9 +76,9 @@ class Curriculum:
 
     def draw(self, step: int) -> list[Prompt]:
         """The prompts of a step, by capability."""
-        start = uniform(mix_keys(self.seed, 0, step), 1)[
-            0
-        ]  # where the borders of shares fall between prompts
+        (start,) = uniform(
+            mix_keys(self.seed, 0, step), 1
+        )  # where the borders of shares fall between prompts
         counts = np.diff(np.floor(self.borders + start)).astype(int).tolist()
         chosen = []
         for number, (task, count) in enumerate(zip(self.prompts, counts, strict=True), 1):

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from behemoth.base.errors import InputError
 from behemoth.base.logs import say
-from behemoth.data.mixture import mix_keys
+from behemoth.base.mixing import mix_keys
 from behemoth.inference.engine import Engine, Finish
 from behemoth.tasks.task import Item, Task
 from behemoth.text.chat import Message, encode_chat

@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from behemoth.base.errors import InputError
+from behemoth.base.mixing import mix_keys
 from behemoth.data.batch import Rollouts, padded
-from behemoth.data.mixture import mix_keys
 from behemoth.model.transformer import Transformer
 from behemoth.objectives.logprobs import answer_logprobs
 from behemoth.rl.advantages import advantages, has_signal

@@ -24,7 +24,7 @@ from typing import Any, Literal
 from behemoth.base.logs import say
 from behemoth.base.rows import Row, Wrong, file_rows
 from behemoth.tasks.readers import read_items
-from behemoth.tasks.task import Grade, Item, Task
+from behemoth.tasks.task import Grade, Item, Task, wording
 
 Part = Literal["train", "test", "all"]
 
@@ -113,7 +113,7 @@ def read_prompts(path: Path, column: str = "") -> list[Item]:
     )
     once: dict[str, Item] = {}
     for item in read:
-        once.setdefault(plain(item.prompt), item)
+        once.setdefault(wording(item.prompt), item)
     if len(once) < len(read):
         say(f"{path}: {len(read) - len(once):,} of {len(read):,} prompts repeat another one and are left out")
     return list(once.values())
@@ -129,7 +129,7 @@ def _prompt(row: Row, column: str) -> Item:
     context = str(row.data.get(fields.get("contextstring", "")) or "").strip()
     text = f"{context}\n\n---\n\n{row.text(name)}" if context else row.text(name)
     group = next((str(row.data[fields[name]]) for name in GROUPS if name in fields), text)
-    return Item(row.name, text, cluster=plain(group))
+    return Item(row.name, text, cluster=wording(group))
 
 
 def part_of(prompts: Sequence[Item], part: Part) -> list[Item]:
@@ -139,15 +139,10 @@ def part_of(prompts: Sequence[Item], part: Part) -> list[Item]:
     """
 
     def side(item: Item) -> Part:
-        digest = hashlib.sha256(f"refusal {item.cluster or plain(item.prompt)}".encode()).digest()
+        digest = hashlib.sha256(f"refusal {item.cluster or wording(item.prompt)}".encode()).digest()
         return "test" if int.from_bytes(digest[:8]) % TEST_PART == 0 else "train"
 
     return [item for item in prompts if part in ("all", side(item))]
-
-
-def plain(text: str) -> str:
-    """Case and the width of spaces aside."""
-    return " ".join(text.casefold().split())
 
 
 # --- tasks and training pairs -------------------------------------------------------------------------------

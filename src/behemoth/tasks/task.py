@@ -88,6 +88,11 @@ def verdict(task: Task, item: Item, text: str) -> Grade:
     return found
 
 
+def wording(text: str) -> str:
+    """A question, whatever its case and white space: two that share it are one."""
+    return " ".join(text.casefold().split())
+
+
 def before_stop(text: str, stop: Sequence[str]) -> str:
     """That part of an answer which lies before the stop strings, each in turn."""
     for string in stop:
