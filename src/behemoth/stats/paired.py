@@ -139,10 +139,10 @@ def score_interval(scores: Scores, level: float = LEVEL) -> Interval:
     """One model's score. Right-or-wrong answers: `share_interval`; anything else: `ratio_interval`, cut where no
     score can lie: below 0, and of points above 1."""
     known = _known(scores.values, scores)
-    sums, sizes = _by_cluster(scores.values[known], known, scores)
+    sums, sizes = by_cluster(scores.values[known], known, scores)
     if scores.unit == POINTS and len(sums) == 1:
         return Interval(float(sums[0] / sizes[0]), 0.0, 1.0, level)
-    if _right_or_wrong(scores.values[known], scores):
+    if right_or_wrong(scores.values[known], scores):
         return share_interval(sums, sizes, level)
     found = ratio_interval(sums, sizes, level)
     most = 1.0 if scores.unit == POINTS else math.inf
@@ -151,11 +151,16 @@ def score_interval(scores: Scores, level: float = LEVEL) -> Interval:
 
 def too_few(scores: Scores) -> str:
     """Why these items are too few for anything to be said, of one model or of two; "" where they are enough."""
+    return shortage(scores)[0]
+
+
+def shortage(scores: Scores) -> tuple[str, float]:
+    """`too_few`, and how many items that lacks."""
     known = np.isfinite(scores.values)
     if not known.any():
-        return f"none of {counted(len(known), 'item')} was scored"
-    _, sizes = _by_cluster(scores.values[known], known, scores)
-    return _too_few(scores, sizes, int(known.sum()))[0]
+        return f"none of {counted(len(known), 'item')} was scored", MIN_ITEMS
+    _, sizes = by_cluster(scores.values[known], known, scores)
+    return _too_few(scores, sizes, int(known.sum()))
 
 
 def _too_few(scores: Scores, sizes: np.ndarray, items: int) -> tuple[str, float]:
@@ -177,7 +182,7 @@ def _too_few(scores: Scores, sizes: np.ndarray, items: int) -> tuple[str, float]
 
 
 @dataclass(frozen=True)
-class _Paired:
+class Paired:
     """What two models' answers come to, whatever the level that is asked for later."""
 
     a: Scores
@@ -195,10 +200,21 @@ class _Paired:
             return 1.0
         return float(paired_test(self.sums, self.sizes, self.gains, self.losses, LEVEL)[3])
 
+    @property
+    def too_few(self) -> tuple[str, float]:
+        """Why these items are too few for any verdict, or "", and how many items that lacks."""
+        return _too_few(self.a, self.sizes, self.items)
+
+    def interval(self, level: float) -> Interval:
+        if len(self.sums) < 2:
+            return Interval(float(self.sums[0] / self.sizes[0]), -1.0, 1.0, level)
+        ends = paired_test(self.sums, self.sizes, self.gains, self.losses, level)
+        return Interval(float(ends[0]), float(ends[1]), float(ends[2]), level)
+
 
 def compare(a: Scores, b: Scores, level: float = LEVEL) -> Comparison:
     """Is `a` better than `b`? Raises InputError unless both scored the same items."""
-    paired = _pair(a, b)
+    paired = pair(a, b)
     return _concluded(paired, level, paired.p_value)
 
 
@@ -212,7 +228,7 @@ def compare_many(pairs: Sequence[tuple[Scores, Scores]], level: float = LEVEL) -
     """
     if not pairs:
         return []
-    found = [_pair(a, b) for a, b in pairs]
+    found = [pair(a, b) for a, b in pairs]
     p_values = np.array([paired.p_value for paired in found])
     adjusted, steps = holm(p_values, level)
     return [
@@ -235,33 +251,32 @@ def holm(p_values: np.ndarray, level: float = LEVEL) -> tuple[np.ndarray, np.nda
     return np.take_along_axis(adjusted, back, -1), np.take_along_axis(steps, back, -1)
 
 
-def _pair(a: Scores, b: Scores) -> _Paired:
+def pair(a: Scores, b: Scores) -> Paired:
+    """Raises InputError unless both scored the same items."""
     _check_same_items(a, b)
     ahead = a.values - b.values if a.unit == POINTS else b.values - a.values
     known = _known(ahead, a, b)
-    sums, sizes = _by_cluster(ahead[known], known, a)
+    sums, sizes = by_cluster(ahead[known], known, a)
     gains = losses = math.nan
-    if _right_or_wrong(a.values[known], a) and _right_or_wrong(b.values[known], b):
+    if right_or_wrong(a.values[known], a) and right_or_wrong(b.values[known], b):
         gains, losses = float((ahead[known] > 0).sum()), float((ahead[known] < 0).sum())
     if a.unit != POINTS:
         checked(sums, sizes)
-    return _Paired(a, b, sums, sizes, gains, losses, int(known.sum()), int((~known).sum()))
+    return Paired(a, b, sums, sizes, gains, losses, int(known.sum()), int((~known).sum()))
 
 
-def _concluded(paired: _Paired, level: float, p_value: float, threshold: float | None = None) -> Comparison:
+def _concluded(paired: Paired, level: float, p_value: float, threshold: float | None = None) -> Comparison:
     """threshold: what the p-value is held against, where that is not 1 - level."""
     a, b, clusters = paired.a, paired.b, len(paired.sums)
+    interval = paired.interval(level)
     if clusters < 2:
-        interval, method = Interval(float(paired.sums[0] / paired.sizes[0]), -1.0, 1.0, level), "none"
-        error = np.asarray(math.nan)
+        method, error = "none", np.asarray(math.nan)
     else:
-        ends = paired_test(paired.sums, paired.sizes, paired.gains, paired.losses, level)
-        interval = Interval(float(ends[0]), float(ends[1]), float(ends[2]), level)
         found = clustered(paired.sums, paired.sizes)
         error = found.error
         method = "difference of sums over clusters" if math.isnan(paired.gains) else "Tango's score interval"
         method += f", Student's t with {found.df:.0f} degrees of freedom"
-    reason, lacking = _too_few(a, paired.sizes, paired.items)
+    reason, lacking = paired.too_few
     enough, differing = not reason, paired.gains + paired.losses
     if enough and differing < MIN_DIFFERING:
         alone = counted(int(differing), "item")
@@ -313,17 +328,21 @@ def tango(
 
     For clustered items the counts are divided by the design effect, and need not be whole.
     """
-    low = _tango_low(gains, losses, items, quantile)
-    return low, -_tango_low(losses, gains, items, quantile)
+    ends = _tango_low(np.stack([gains, losses]), np.stack([losses, gains]), items, quantile)
+    return ends[0], -ends[1]
 
 
 def _tango_low(gains: np.ndarray, losses: np.ndarray, items: np.ndarray, quantile: np.ndarray) -> np.ndarray:
+    """Cut in 2 and in 2 again, or for a few numbers, where a call costs more than what it computes, in 64."""
     high = (gains - losses) / items
     low = np.full_like(high, -1.0)
-    for _ in range(45):
-        middle = (low + high) / 2
-        far = _tango_score(gains, losses, items, middle) > quantile
-        low, high = np.where(far, middle, low), np.where(far, high, middle)
+    bits = 1 if high.size > 100 else 6
+    cuts = (np.arange(1, 2**bits) / 2**bits).reshape(-1, *[1] * high.ndim)
+    for _ in range(math.ceil(45 / bits)):
+        width = (high - low) / 2**bits
+        far = _tango_score(gains, losses, items, low + cuts * (high - low)) > quantile
+        low = low + width * far.sum(0)
+        high = low + width
     return high
 
 
@@ -438,7 +457,7 @@ def _known(values: np.ndarray, *scores: Scores) -> np.ndarray:
     return known
 
 
-def _by_cluster(values: np.ndarray, known: np.ndarray, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
+def by_cluster(values: np.ndarray, known: np.ndarray, scores: Scores) -> tuple[np.ndarray, np.ndarray]:
     """Sums and sizes of the clusters that have a known value."""
     sizes = np.ones(len(values)) if scores.sizes is None else scores.sizes[known]
     if not scores.clusters:
@@ -447,7 +466,7 @@ def _by_cluster(values: np.ndarray, known: np.ndarray, scores: Scores) -> tuple[
     return np.bincount(number, values), np.bincount(number, sizes)
 
 
-def _right_or_wrong(values: np.ndarray, scores: Scores) -> bool:
+def right_or_wrong(values: np.ndarray, scores: Scores) -> bool:
     return scores.sizes is None and bool(((values == 0) | (values == 1)).all())
 
 
