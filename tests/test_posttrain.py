@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from behemoth import assistant, posttrain, practice
 from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, read_jsonl
+from behemoth.data.overlap import INDEX, Overlap, indexed, unread
 from behemoth.dials import Arithmetic
 from behemoth.evals.records import CHAT, read_evaluation
 from behemoth.model.open import open_model
@@ -18,6 +20,8 @@ from behemoth.recipe import load_recipe
 from behemoth.train.loop import Plan
 from small_assistant import RECIPE, TRAINED, without, write_folder
 from small_recipes import call
+
+GRADED = '[[dpo.pairs]]\nkind = "graded"\nprompts = 30\nsamples = 4\n'
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +86,77 @@ def test_the_table_from_base_to_assistant(run, capsys):
     assert "from base to assistant" in capsys.readouterr().out
     assert (run / "compare-dpo-base.html").exists()
     assert "From base to assistant" in (run / "report.html").read_text()
+
+
+def known_to(run, stage) -> list[str]:
+    """The names of the texts in the index of a stage."""
+    return [line["id"] for line in read_jsonl(run / stage / "data" / INDEX / "documents.jsonl")]
+
+
+def test_what_each_stage_learns_from_can_be_looked_up(run):
+    assert list(indexed(run)) == ["pretrain", "sft", "rl", "dpo"] and unread(run) == []
+    Overlap.open(indexed(run))
+    assert known_to(run, "sft") == [r["id"] for r in read_jsonl(run / "sft" / "data" / "records.jsonl")]
+    tasks, _ = practice.practised(load_recipe(run / "recipe.toml"))
+    assert known_to(run, "rl") == [f"arithmetic/{item.id}" for task in tasks for item in task.items]
+    assert known_to(run, "dpo") == [r["id"] for r in read_jsonl(run / "dpo" / "pairs.jsonl")]
+
+
+PLANTED = {
+    "sft": "Which of two rivers that meet below the old mill carries more water in a dry summer?",
+    "dpo": "Why does the eastern bell tower lean so far to the left on most of the early drawings?",
+    "": "How many of the five keepers of that lighthouse could read and write before the war began?",
+}
+
+
+def test_a_question_planted_in_what_a_stage_learns_from_comes_out_dirty(tmp_path, capsys):
+    """Three questions of a suite, one in a file of conversations (other marks, other case), one in a file of pairs."""
+    write_folder(tmp_path)
+    before, _, rest = RECIPE.partition("[rl]\n")
+    dpo = "[dpo]\n" + rest.partition("[dpo]\n")[2].replace(GRADED, "")
+    recipe = before.replace("context_length = 64", "context_length = 128").replace("hard = 0.9\n", "") + dpo
+    rows = '[[sft.conversations]]\nkind = "rows"\npath = "talks.jsonl"\n'
+    (tmp_path / "recipe.toml").write_text(
+        recipe.replace("[dpo]", f"{rows}[dpo]").replace('"none"', '"suite.toml"')
+    )
+    talk = {"prompt": "so -- " + PLANTED["sft"].upper().replace(" ", "\n"), "completion": "the one"}
+    pair = {"prompt": PLANTED["dpo"], "chosen": "the draughtsman", "rejected": "it"}
+    (tmp_path / "talks.jsonl").write_text(json.dumps(talk) + "\n")
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    (tmp_path / "suite.toml").write_text(
+        'name = "own"\n[[tasks]]\nkind = "rows"\nname = "own"\npath = "own.jsonl"\nmax_tokens = 2\n'
+    )
+    items = [{"id": stage, "prompt": text, "answer": "the one"} for stage, text in PLANTED.items()]
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    for stage in ("data", "pretrain", "sft", "dpo", "evaluate"):
+        call("run", tmp_path / "recipe.toml", "--out", tmp_path / "run", "--stage", stage)
+    call("eval", f"{tmp_path / 'run'}:dpo", "--suite", tmp_path / "suite.toml", "--out", tmp_path / "out")
+    for marks in (tmp_path / "out" / "run-dpo", tmp_path / "run" / "evals" / "tasks" / "teacher"):
+        found = {
+            row["item"]: row for row in read_jsonl(marks / "contamination.jsonl") if row["task"] == "own"
+        }
+        assert {item: row["verdict"] for item, row in found.items()} == {
+            "sft": "dirty",
+            "dpo": "dirty",
+            "": "clean",
+        }
+        assert [found[stage]["documents"][0]["stage"] for stage in ("sft", "dpo")] == ["sft", "dpo"]
+        stages = read_evaluation(marks).tasks["own"].contamination["stages"]
+        assert stages == ["pretrain", "sft", "dpo"]
+    capsys.readouterr()
+    call("data", "passport", tmp_path / "run", PLANTED["dpo"])
+    assert (
+        "looked into pretrain and sft and dpo" in (told := capsys.readouterr().out) and "dpo: pairs" in told
+    )
+
+
+def test_an_index_that_is_gone_is_written_again_from_the_pairs(run):
+    copy = without(run, run.parent / "indexed")
+    name = Path("dpo", "data", INDEX, "hashes.bin")
+    shutil.rmtree(copy / "dpo" / "data")
+    unfinished(copy, "dpo")
+    call("run", run.parent / "recipe.toml", "--out", copy, "--stage", "dpo")
+    assert (copy / name).read_bytes() == (run / name).read_bytes()
 
 
 def unfinished(run, stage) -> None:

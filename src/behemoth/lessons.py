@@ -2,6 +2,7 @@
 
 Conversations come from the practised tasks' worked answers, the run's own code, and files; pairs from files, and from
 answers of the model itself that a grader tells apart. Every row is kept, or rejected with a reason that is counted.
+Of what is learnt there is an index (`data/overlap.py`), so that any text can be asked for later.
 """
 
 from __future__ import annotations
@@ -25,8 +26,10 @@ from behemoth.data.code_pairs import code_pairs, training_documents
 from behemoth.data.conversations import Conversation, Found, Rejected, read_conversations
 from behemoth.data.corpus import Corpus, told_apart
 from behemoth.data.examples import Examples, write_examples
+from behemoth.data.overlap import write_index
 from behemoth.data.preference_rows import EncodedPair, encode_pairs
 from behemoth.data.preferences import Pair, read_pairs
+from behemoth.data.sources import Document
 from behemoth.dials import (
     Code,
     ConversationRows,
@@ -48,7 +51,7 @@ from behemoth.model.transformer import Transformer
 from behemoth.practice import asked_in, practised, prompts_to, stage_seed
 from behemoth.rl.pairs import graded_pairs
 from behemoth.rl.rewards import Rewards
-from behemoth.rl.rollouts import EngineSampler
+from behemoth.rl.rollouts import EngineSampler, Prompt
 from behemoth.rundir import Run
 from behemoth.tasks.refusal import part_of, read_prompts, refusal_pairs
 from behemoth.tasks.task import Task, limited, wording
@@ -247,11 +250,12 @@ def hardest(
 def prepare_pairs(job: Run, spec: DpoRecipe, model: Transformer) -> tuple[list[EncodedPair], np.ndarray]:
     """The pairs, and the log-probability of both answers under the model that the stage begins with, (P, 2).
 
-    Found once and written down: pairs.jsonl, a line a pair.
+    Found once and written down: pairs.jsonl, a line a pair, and the index of their texts.
     """
     path, tokenizer = job.directory / "dpo" / "pairs.jsonl", job.tokenizer()
-    context = job.settled.train.context_length
+    context, directory = job.settled.train.context_length, path.parent / "data"
     if not path.exists():
+        remove_tree(directory)
         found = not_asked(
             joined([pairs(job, part, model) for part in spec.pairs]), asked_in(job.settled.recipe)
         )
@@ -270,13 +274,28 @@ def prepare_pairs(job: Run, spec: DpoRecipe, model: Transformer) -> tuple[list[E
     records = list(read_jsonl(path))
     found = Found(
         [
-            Pair(r["id"], tuple(Message(**m) for m in r["prompt"]), r["chosen"], r["rejected"])
+            Pair(
+                r["id"],
+                tuple(Message(**m) for m in r["prompt"]),
+                r["chosen"],
+                r["rejected"],
+                r["source"],
+                r["licence"],
+            )
             for r in records
         ],
         [],
     )
+    if not directory.exists():
+        write_index(directory, [whole(pair) for pair in found.kept])
     reference = np.array([record["reference"] for record in records], dtype=np.float32)
     return encode_pairs(found, tokenizer, context).kept, reference
+
+
+def whole(pair: Pair) -> Document:
+    """The question and both answers, as one text."""
+    parts = [*(message.content for message in pair.prompt), pair.chosen, pair.rejected]
+    return Document("\n".join(parts), pair.id, pair.source, pair.licence)
 
 
 def pairs(job: Run, part: Graded | PairRows, model: Transformer) -> Found[Pair]:
@@ -309,3 +328,20 @@ def reference_of(model: Transformer, pairs: Sequence[EncodedPair]) -> np.ndarray
     asked = [(pair.prompt, answer) for pair in pairs for answer in (pair.chosen, pair.rejected)]
     found = score(Engine(model), asked)
     return np.array([scored.logprobs.sum(dtype=np.float64) for scored in found]).reshape(-1, 2)
+
+
+# ------------------------------------------------------------------------------------------------- prompts to answer
+
+
+def note_prompts(directory: Path, prompts: Sequence[Prompt]) -> None:
+    """Index what the policy will be asked and rewarded for, once: each question with its answer, also worked out."""
+    if directory.exists():
+        return
+    texts = ["\n".join([each.item.prompt, each.item.answer, each.item.solution]) for each in prompts]
+    write_index(
+        directory,
+        [
+            Document(text, each.id, each.task.source, each.task.licence)
+            for text, each in zip(texts, prompts, strict=True)
+        ],
+    )

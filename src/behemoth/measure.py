@@ -15,7 +15,7 @@ from behemoth import build
 from behemoth.base.files import write_json
 from behemoth.base.units import human_count
 from behemoth.data.corpus import Corpus, HeldOut
-from behemoth.data.overlap import Overlap
+from behemoth.data.overlap import Overlap, indexed
 from behemoth.data.packing import Stream
 from behemoth.data.shards import ShardReader
 from behemoth.evals import baselines, contamination, experts, perplexity, results
@@ -23,7 +23,7 @@ from behemoth.evals.compare import compare_evaluations
 from behemoth.evals.records import write_evaluation
 from behemoth.evals.runner import evaluate as ask
 from behemoth.model.open import Opened, open_model
-from behemoth.questions import HELD_OUT, answering, held_out_task, suite_of
+from behemoth.questions import HELD_OUT, answering, beginnings, held_out_task, suite_of
 from behemoth.recipe import Resolved
 from behemoth.report.compare import write_compare
 from behemoth.rundir import Run
@@ -41,7 +41,7 @@ def evaluate(job: Run) -> None:
     """Every member on held-out text, beside baselines, and on the recipe's tasks; and who its experts are."""
     resolved, corpus, tokenizer = job.settled, job.corpus(), job.tokenizer()
     context = resolved.train.context_length
-    documents = perplexity.beginnings(corpus.held_out(), tokenizer.byte_lengths, results.EXAMINED_TOKENS)
+    documents = beginnings(corpus, tokenizer)
     names = [member.name for member in build.members(resolved)]
     entries, maps, needed = [], {}, {}
     for name in names:
@@ -81,7 +81,7 @@ def measure_tasks(job: Run, nats: Mapping[str, np.ndarray], documents: Sequence[
     suite = suite_of(
         job.settled.recipe.evaluation.suite, job.corpus(), tokenizer, job.settled.train.context_length
     )
-    overlap = Overlap.open({"pretrain": job.directory / "data"})
+    overlap = Overlap.open({"pretrain": job.directory / "data"} | indexed(job.directory))
     found = {}
     for name in nats:
         spec = f"{job.directory}:{name}"

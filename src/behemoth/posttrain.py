@@ -30,7 +30,7 @@ from behemoth.evals.endpoint import Endpoint
 from behemoth.evals.runner import quick
 from behemoth.export.adapters import save_adapter
 from behemoth.inference.engine import Engine
-from behemoth.lessons import COUNTS, prepare_conversations, prepare_pairs
+from behemoth.lessons import COUNTS, note_prompts, prepare_conversations, prepare_pairs
 from behemoth.model.config import TEACHER
 from behemoth.model.cost import training_flops
 from behemoth.model.open import Opened, open_model
@@ -110,6 +110,7 @@ def rl(job: Run) -> None:
         Settings(spec.samples, spec.microbatches, stale, seed, tokenizer.pad_id),
         reference,
     )
+    note_prompts(job.directory / "rl" / "data", prompts)
     learn(job, member, source, spec, start, policy=source)
 
 

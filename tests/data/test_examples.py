@@ -12,6 +12,7 @@ from behemoth.base.errors import DamagedError, InputError
 from behemoth.data.conversations import Conversation, Found, Rejected
 from behemoth.data.corpus import Corpus
 from behemoth.data.examples import Examples, ExampleSource, best_fit, pack, write_examples
+from behemoth.data.overlap import INDEX, Match, Overlap
 from behemoth.data.prepare import prepare
 from behemoth.data.show import render_examples
 from behemoth.data.sources import FilesSource
@@ -87,6 +88,26 @@ def test_counts_in_are_kept_and_rejected_by_reason_and_id(found, written):
         "mute": "nothing to learn",
     }
     assert len(found.kept) + len(found.rejected) == manifest["kept"] + sum(manifest["rejected"].values())
+
+
+def test_what_is_learnt_can_be_looked_up_and_what_is_rejected_cannot(tmp_path):
+    """Question and answer are one text: that of an item of an exam, which is its prompt and its answer."""
+    draw = random.Random(5)
+    words = [" ".join("".join(draw.choices("abcdef", k=3)) for _ in range(20)) for _ in range(3)]
+    talks = [(f"{text[:40]}?", f"{text[40:]}.") for text in words]
+    kept = [
+        Conversation(f"t{n}", (Message("user", a), Message("assistant", b, learn=n < 2)), "forum", "MIT")
+        for n, (a, b) in enumerate(talks)
+    ]
+    write_examples(tmp_path / "data", Found(kept, []), TOKENIZER, 999)
+    overlap = Overlap.open({"sft": tmp_path / "data"})
+    found = [overlap.find(text) for text in words]
+    assert [each.verdict for each in found] == ["dirty", "dirty", "clean"]
+    assert found[1].share == 1
+    assert found[1].matches == (Match("sft", "t1", "forum", "MIT", found[1].covered),)
+    (tmp_path / "data" / INDEX / "documents.jsonl").write_text("")
+    with pytest.raises(DamagedError):
+        Examples.open(tmp_path / "data")
 
 
 def test_a_conversation_may_be_as_long_as_a_row(tmp_path):

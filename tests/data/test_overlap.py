@@ -16,10 +16,13 @@ from behemoth.data.overlap import (
     Match,
     Overlap,
     OverlapWriter,
+    indexed,
     kept_grams,
     passport,
+    unread,
     word_hashes,
     words,
+    write_index,
 )
 from behemoth.data.prepare import prepare
 from behemoth.data.sources import Document, FilesSource
@@ -28,7 +31,7 @@ TEMPLATE = "Which of the following statements is the best description of"
 
 
 @pytest.fixture
-def write_index(tmp_path):
+def write_stage(tmp_path):
     """Index texts as the training documents `d0`, `d1` ... of a stage and return the stage's directory."""
 
     def write(texts, name="pretrain", source="books", licence="CC0-1.0"):
@@ -43,8 +46,8 @@ def write_index(tmp_path):
 
 
 @pytest.fixture
-def open_index(write_index):
-    return lambda texts: Overlap.open({"pretrain": write_index(texts)})
+def open_index(write_stage):
+    return lambda texts: Overlap.open({"pretrain": write_stage(texts)})
 
 
 def some_words(seed, count):
@@ -201,12 +204,20 @@ def test_grams_that_are_told_to_say_nothing_are_left_out(open_index):
     assert overlap.find(known, ignore=ignore).verdict == "too short"
 
 
-def test_stages_are_told_apart(write_index):
+def test_another_stage_with_the_same_text_makes_it_no_more_common(write_stage):
+    """Later stages practise the same items: ten copies in each of two are no licence header."""
+    header = text_of("header", 60)
+    texts = [f"{header} {text_of(i, 50)}" for i in range(10)]
+    overlap = Overlap.open({stage: write_stage(texts, stage) for stage in ("sft", "rl")})
+    assert overlap.find(f"{header} {text_of('fresh', 100)}").verdict == "partly dirty"
+
+
+def test_stages_are_told_apart(write_stage):
     one, both, other = text_of("one", 30), text_of("both", 30), text_of("other", 30)
     overlap = Overlap.open(
         {
-            "pretrain": write_index([one, both], "pretrain", source="books"),
-            "sft": write_index([other, text_of(0, 9), both], "sft", source="chats", licence=None),
+            "pretrain": write_stage([one, both], "pretrain", source="books"),
+            "sft": write_stage([other, text_of(0, 9), both], "sft", source="chats", licence=None),
         }
     )
     assert overlap.stages == ("pretrain", "sft")
@@ -219,22 +230,68 @@ def test_stages_are_told_apart(write_index):
     assert overlap.find(f"{one} {other}").covered > 50
 
 
-def test_many_small_pieces_give_the_same_index(write_index, monkeypatch):
+def test_many_small_pieces_give_the_same_index(write_stage, monkeypatch):
     texts = [text_of(seed % 40, 200) for seed in range(60)]
-    whole = write_index(texts, "whole")
+    whole = write_stage(texts, "whole")
     monkeypatch.setattr(module, "SPILL", 500)
     monkeypatch.setattr(module, "AT_ONCE", 100)
-    pieces = write_index(texts, "pieces")
+    pieces = write_stage(texts, "pieces")
     names = sorted(path.name for path in (whole / INDEX).iterdir())
     assert names == ["buckets.npy", "documents.bin", "documents.jsonl", "hashes.bin"]
     for name in names:
         assert (whole / INDEX / name).read_bytes() == (pieces / INDEX / name).read_bytes()
 
 
-def test_an_index_of_nothing_knows_nothing(write_index):
-    empty, short = write_index([], "empty"), write_index(["too few words", ""], "short")
+def test_an_index_of_nothing_knows_nothing(write_stage):
+    empty, short = write_stage([], "empty"), write_stage(["too few words", ""], "short")
     found = Overlap.open({"empty": empty, "short": short}).find(text_of(0, 50))
     assert found == Found("clean", 50, 0, 0.0, 0, 0)
+
+
+# --- the stages of a run ------------------------------------------------------------------------------------
+
+
+def document(seed):
+    return Document(text_of(seed, 30), f"d{seed}", "chats", "MIT")
+
+
+def test_a_run_is_asked_in_every_stage_that_has_an_index(tmp_path):
+    assert indexed(tmp_path) == {} and unread(tmp_path) == ["pretrain"]
+    with pytest.raises(InputError, match="no stage of this training has an index"):
+        Overlap.open(indexed(tmp_path))
+    for number, place in enumerate(("data", "sft/data", "dpo/data")):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        write_index(tmp_path / place, [document(number)])
+    (tmp_path / "rl").mkdir()
+    places = {"pretrain": "data", "sft": "sft/data", "dpo": "dpo/data"}
+    assert indexed(tmp_path) == {stage: tmp_path / place for stage, place in places.items()}
+    assert unread(tmp_path) == ["rl"]
+    overlap = Overlap.open(indexed(tmp_path))
+    assert [overlap.find(document(n).text).matches[0].stage for n in range(3)] == ["pretrain", "sft", "dpo"]
+
+
+def test_of_weights_that_were_brought_in_what_they_were_pretrained_on_is_unread(tmp_path):
+    write_index(tmp_path / "data", [document(0)])
+    assert unread(tmp_path) == []
+    (tmp_path / "import").mkdir()
+    assert list(indexed(tmp_path)) == unread(tmp_path) == ["pretrain"]
+
+
+def test_an_index_is_whole_or_absent(tmp_path, monkeypatch):
+    (tmp_path / ".data.partial" / INDEX).mkdir(parents=True)  # of a process that was killed
+    (tmp_path / ".data.partial" / INDEX / "hashes.bin").write_bytes(b"torn")
+
+    def killed(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_sorted", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_index(tmp_path / "data", [document(0)])
+    assert list(tmp_path.iterdir()) == []
+    write_index(tmp_path / "data", [document(0)])
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    assert Overlap.open({"sft": tmp_path / "data"}).find(document(0).text).verdict == "dirty"
 
 
 # --- in a prepared corpus -----------------------------------------------------------------------------------

@@ -27,6 +27,14 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def expanded(path: str) -> Path:
+    """A path that a person wrote: `~` and environment variables filled in. InputError: nobody is called so."""
+    try:
+        return Path(os.path.expandvars(path)).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}; write the whole path") from None
+
+
 def fsync_path(path: Path) -> None:
     """Flush a file or a directory entry to the disk."""
     handle = os.open(path, os.O_RDONLY)

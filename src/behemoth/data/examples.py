@@ -1,10 +1,11 @@
 """Conversations as tokens on disk, and the rows of them that fine-tuning reads.
 
 A directory holds `tokens.bin` (as `data/shards.py` writes them), `masks.bin` (a byte a token: 1 on what is learnt),
-`offsets.npy`, `records.jsonl` (id, source, licence; a line per conversation), `rejected.jsonl` (id and why) and a
-manifest. Packing is best fit, longest first (Ding et al. 2024, arXiv 2404.10830), with a rule of this architecture:
-attention is chunked at fixed slots of the row, so a conversation that fits in a chunk lies in one, and a longer one
-begins where a chunk does. Each then sees of itself what it sees when it is asked alone; nothing sees another.
+`offsets.npy`, `records.jsonl` (id, source, licence; a line per conversation), `rejected.jsonl` (id and why), the
+index of their texts (`data/overlap.py`) and a manifest. Packing is best fit, longest first (Ding et al. 2024, arXiv
+2404.10830), with a rule of this architecture: attention is chunked at fixed slots of the row, so a conversation that
+fits in a chunk lies in one, and a longer one begins where a chunk does. Each then sees of itself what it sees when it
+is asked alone; nothing sees another.
 
 Only the temperature of layers without positions still counts slots of the row, as in pretraining. Leaves out: cutting
 conversations that are too long; new company for a conversation in every epoch (rows are packed once for a seed).
@@ -29,7 +30,9 @@ from behemoth.data.batch import Batch
 from behemoth.data.conversations import Conversation, Found, Rejected
 from behemoth.data.corpus import BatchSource
 from behemoth.data.mixture import permute
+from behemoth.data.overlap import INDEX, OverlapWriter
 from behemoth.data.shards import token_type
+from behemoth.data.sources import Document
 from behemoth.text.chat import encode_chat
 from behemoth.text.tokenizer import Tokenizer
 
@@ -71,11 +74,12 @@ def _encode(
     directory: Path, found: Found[Conversation], tokenizer: Tokenizer, context: int
 ) -> tuple[list[int], list[Rejected]]:
     """Where each conversation that was written ends, from 0, and all that are rejected."""
-    offsets, rejected = [0], list(found.rejected)
+    offsets, rejected, texts = [0], list(found.rejected), []
     with (
         open(directory / "tokens.bin", "wb") as tokens,
         open(directory / "masks.bin", "wb") as masks,
         open(directory / "records.jsonl", "w", encoding="utf-8") as records,
+        OverlapWriter(directory / INDEX) as index,
         progress("encoding conversations", total=len(found.kept)) as advance,
     ):
         for each in found.kept:
@@ -89,6 +93,9 @@ def _encode(
             masks.write(bytes(mask))
             records.write(_line(id=each.id, source=each.source, licence=each.licence))
             offsets.append(offsets[-1] + len(ids))
+            text = "\n".join(message.content for message in each.messages)
+            texts.append(Document(text, each.id, each.source, each.licence))
+        index.add(texts)
     return offsets, rejected
 
 

@@ -16,8 +16,8 @@ The verdict follows Llama 3 (2407.21783, section 5.1.4): the share of an item's 
 
     dirty         at least half of the words are known, and 12 words or more
     partly dirty  less, but a fifth of them (12 or more), or half of a shorter text, or 40 words in a row (gaps of
-                  up to 8, which an edit leaves, do not count as an end); here an 8-gram of 16 documents or more is
-                  common text (licences, headers, templates) and says nothing
+                  up to 8, which an edit leaves, do not count as an end); here an 8-gram of 16 documents of one
+                  stage is common text (licences, headers, templates) and says nothing
     too short     fewer than nine words: nothing can be looked up
     clean         the rest; chance overlaps of real exam questions reached 12 words and a fifth of an item
 
@@ -29,15 +29,20 @@ six benchmarks none was flagged. 100 MB take 10 s of one core and 120 MB of memo
 more processor time than without.
 
 The hash of a gram keeps 44 bits: among ten thousand million grams one in two thousand unknown ones is taken for
-known, and no verdict follows from a single one. Left out: paraphrase and translation, which share no eight words;
-and text that runs across the border of two passages of one long document.
+known, and no verdict follows from a single one.
+
+A run has an index for each stage that read text (`indexed`): the corpus of pretraining; the conversations of
+fine-tuning and the pairs of preferences, questions and answers as one text; the prompts of reinforcement learning
+with their worked answers. Left out: what the policy wrote itself and was rewarded for; what is looked at between
+steps and never learnt; paraphrase and translation, which share no eight words; and text that runs across the border
+of two passages of one long document.
 """
 
 from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -47,12 +52,13 @@ from typing import Any, Literal
 import numpy as np
 
 from behemoth.base.errors import InputError
-from behemoth.base.files import remove_tree, verify_manifest
+from behemoth.base.files import publish_directory, remove_tree, verify_manifest, write_manifest
 from behemoth.base.logs import progress
 from behemoth.base.mixing import mix
 from behemoth.data.sources import Document
 
 INDEX = "_overlap"  # a directory of the corpus; no source can have this name
+POST_TRAINING = ("sft", "rl", "dpo")  # stages of a run, each with what it read in RUN/STAGE/data
 GRAM = 8  # words
 SHORTEST = GRAM + 1  # words of a text that can be looked up: two neighbouring grams
 MOST_DOCUMENTS = 16  # of one gram; in as many it is common text
@@ -262,6 +268,19 @@ class OverlapWriter:
         remove_tree(self._spool)
 
 
+def write_index(directory: Path, documents: Iterable[Document]) -> None:
+    """Make `directory` hold an index of these documents and nothing else; it is there whole or not at all."""
+    partial = directory.with_name(f".{directory.name}.partial")
+    remove_tree(partial)
+    try:
+        with OverlapWriter(partial / INDEX) as index:
+            index.add(list(documents))
+        write_manifest(partial)
+        publish_directory(partial, directory)
+    finally:
+        remove_tree(partial)
+
+
 def _sorted(entries: np.ndarray) -> np.ndarray:
     """By gram, then by document; each document once per gram, and no more than the first 16 documents."""
     entries = entries[np.argsort(entries["gram"], kind="stable")]  # documents came in order
@@ -283,6 +302,23 @@ def _address(grams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 # --- looking up ---------------------------------------------------------------------------------------------
+
+
+def indexed(run: Path) -> dict[str, Path]:
+    """Where the index of each stage of a run lies, as `Overlap.open` takes them; those stages that have one.
+
+    They are all that the run learnt, also where one of its models learnt only the first of it: so whatever is asked
+    of several models has the same marks for each.
+    """
+    places = {"pretrain": run / "data"} | {stage: run / stage / "data" for stage in POST_TRAINING}
+    return {stage: place for stage, place in places.items() if (place / INDEX).is_dir()}
+
+
+def unread(run: Path) -> list[str]:
+    """The stages whose text cannot be looked into: of an earlier version, or behind weights that were brought in."""
+    known = indexed(run)
+    missing = [] if "pretrain" in known and not (run / "import").is_dir() else ["pretrain"]
+    return missing + [stage for stage in POST_TRAINING if (run / stage).is_dir() and stage not in known]
 
 
 @dataclass(frozen=True)
@@ -326,8 +362,10 @@ class Overlap:
     def open(directories: Mapping[str, Path]) -> Overlap:
         """Open the corpus of each stage (`{"pretrain": RUN/data}`), once the index agrees with its manifest.
 
-        InputError where a corpus has no index: an unread stage is never taken for a clean one.
+        InputError where a corpus has no index, or none is given: an unread stage is never taken for a clean one.
         """
+        if not directories:
+            raise InputError("no stage of this training has an index of its text; run its data stage again")
         return Overlap({stage: _Stage(_checked(Path(path))) for stage, path in directories.items()})
 
     @property
@@ -344,7 +382,8 @@ class Overlap:
         if count < SHORTEST or not len(grams):
             return Found("too short", count, 0, 0.0, 0, 0)
         ranges = {stage: index.ranges(grams) for stage, index in self._stages.items()}
-        holders = np.sum([last - first for first, last in ranges.values()], axis=0, dtype=np.int64)
+        # The most of any stage, not their sum: later stages often read the same items, and copies hide nothing.
+        holders = np.max([last - first for first, last in ranges.values()], axis=0)
         known, rare = (
             _cover(place[holders > 0], count),
             _cover(place[(holders > 0) & (holders < MOST_DOCUMENTS)], count),

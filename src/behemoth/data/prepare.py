@@ -35,6 +35,7 @@ from behemoth.base.logs import progress, say
 from behemoth.base.mixing import mix, mix_keys
 from behemoth.base.units import human_bytes, human_count
 from behemoth.data import dedup
+from behemoth.data.licences import KEPT, keep_licences
 from behemoth.data.overlap import INDEX, OverlapWriter
 from behemoth.data.shards import ShardReader, ShardWriter
 from behemoth.data.sources import LARGEST_DOCUMENT, READABLE, Document, Source, Tally, read, size
@@ -48,6 +49,7 @@ LEAST_PART = 2  # documents: no interval comes from one
 FEW_DOCUMENTS = 400  # below this, the least held out would cost more than 15% of the text
 PASSAGES_WANTED = 1000
 SHORTEST_PASSAGE = 500  # characters
+MOST_ORIGINS = 20  # named in the report; a row of a file may name its own
 
 
 def prepare(
@@ -74,7 +76,8 @@ def prepare(
                 tokenizer = Tokenizer.train(survey.sample.texts(split.train), vocab_size)
         _save_tokenizer(tokenizer, tokenizer_directory)
         tallies = _write_shards(sources, survey, split, tokenizer, partial, passage)
-        report = _report(sources, tallies, split, partial, tokenizer, passage)
+        texts = keep_licences(sources, partial / KEPT)
+        report = _report(sources, tallies, split, partial, tokenizer, passage, texts)
         write_json(partial / "report.json", report)
         write_manifest(
             partial,
@@ -110,6 +113,7 @@ def _check(sources: Sequence[Source], directory: Path) -> None:
             if not _is_name(name)
         ),
         *(f"source name {name!r} is used {n} times" for name, n in Counter(names).items() if n > 1),
+        *(f"source name {name!r} is taken by the licences' texts" for name in names if name == KEPT),
         *(
             f"source {s.name!r} has weight {s.weight}; it must be above 0"
             for s in sources
@@ -341,9 +345,11 @@ def _report(
     partial: Path,
     tokenizer: Tokenizer,
     passage: int,
+    texts: dict[str, list[str]],
 ) -> dict[str, Any]:
     parts = {
         source.name: _source_report(source, tally, partial / source.name, tokenizer)
+        | {"licence_texts": texts[source.name]}
         for source, tally in zip(sources, tallies, strict=True)
     }
     train, held_out = (_total(part[kind] for part in parts.values()) for kind in ("train", "held_out"))
@@ -370,14 +376,16 @@ def _report(
 
 def _source_report(source: Source, tally: Tally, directory: Path, tokenizer: Tokenizer) -> dict[str, Any]:
     readers = {kind: ShardReader(directory / kind, tokenizer.vocab_size) for kind in ("train", "held_out")}
-    licences = Counter(
-        str(record["licence"] or "unknown") for reader in readers.values() for record in reader.records()
-    )
+    licences, origins = Counter[str](), Counter[str]()
+    for record in (record for reader in readers.values() for record in reader.records()):
+        licences[str(record["licence"] or "unknown")] += 1
+        origins[str(record["source"])] += 1
     return {
         "weight": source.weight,
         "documents": {"in": tally.documents, "kept": tally.kept, "dropped": dict(tally.dropped)},
         "dropped_examples": tally.examples,
         "licences": dict(licences),
+        "origins": dict(origins.most_common(MOST_ORIGINS)),
         **{
             kind: {"documents": len(reader.lengths), "tokens": reader.num_tokens, "bytes": reader.num_bytes}
             for kind, reader in readers.items()
