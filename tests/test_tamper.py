@@ -10,7 +10,7 @@ import torch
 
 from behemoth import tamper
 from behemoth.base.errors import InputError
-from behemoth.base.files import read_json
+from behemoth.base.files import read_json, sha256
 from behemoth.data.conversations import Conversation
 from behemoth.model.config import ModelConfig
 from behemoth.model.transformer import Transformer
@@ -21,6 +21,7 @@ from behemoth.tamper import (
     Attack,
     Attacker,
     Lessons,
+    NothingToUndo,
     Target,
     attack,
     attack_all,
@@ -123,7 +124,7 @@ def test_an_adapter_that_learns_nothing_changes_nothing(target):
 def test_what_was_never_taught_cannot_be_undone(target, tokenizer):
     untaught = Target(fresh(tokenizer), target.lessons, target.measure, "harmful")
     with pytest.raises(
-        InputError, match=r"harmful: a share of 0% \[0, \d+\] on 20 prompts; not even a share of 0"
+        NothingToUndo, match=r"harmful: a share of 0% \[0, \d+\] on 20 prompts; not even a share of 0"
     ):
         attack_all(untaught, Attacker())
 
@@ -183,6 +184,16 @@ def test_the_verb(taught, tokenizer, tmp_path, capsys, monkeypatch):
     assert told["behaviour"] == "differences" and told["settings"]["counterexamples"] == len(ANSWERS)
     assert told["exam"]["differences"]["items"] == 20
     assert told["undone_at"] == [None, None] and told["verdict"] == "not undone within 1 step (2 seeds)"
+    assert (told["steps"], told["least_steps"]) == (1, None)
+    undone = tamper.meter("model", tmp_path / "undo.jsonl", "exam.toml", 16, 8, 1)
+    assert undone["least_steps"] == min(undone["undone_at"]) > 1 and capsys.readouterr().out == ""
+    assert undone["settings"]["undo_sha256"] == sha256(tmp_path / "undo.jsonl")
+    tamper.show(undone["attacks"])
+    assert "100% [" in capsys.readouterr().out
+    seeds = [Attack(0, 1e-3, {}, 8), Attack(1, 1e-3, {}, 4), Attack(2, 1e-3, {}, None)]
+    with monkeypatch.context() as patched:
+        patched.setattr(tamper, "attack_all", lambda *_: seeds)
+        assert tamper.meter("model", tmp_path / "undo.jsonl", "exam.toml", 16, 8, 3)["least_steps"] == 4
     point = told["attacks"][0]["curve"][0]
     assert point["step"] == 0 and point["shares"]["differences"]["estimate"] == 1.0
     assert {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()} == bytes_before

@@ -16,9 +16,9 @@ from behemoth.base.errors import InputError
 from behemoth.base.files import write_json
 from behemoth.base.logs import say, table
 from behemoth.data.corpus import Corpus
-from behemoth.data.overlap import INDEX, Overlap
+from behemoth.data.overlap import Overlap, indexed, unread
 from behemoth.evals import compare as comparing
-from behemoth.evals import contamination, results
+from behemoth.evals import contamination, results, safety
 from behemoth.evals.backends import open_backend
 from behemoth.evals.lm_eval_adapter import run_lm_eval
 from behemoth.evals.records import EVALUATION, Evaluation, read_evaluation, show
@@ -72,6 +72,8 @@ def evaluate(
     show(evaluations)
     for evaluation in evaluations:
         contamination.show(evaluation)
+        if sides := safety.sides_of(evaluation):
+            safety.show(safety.told(evaluation, *sides))
     for comparison in comparisons:
         comparing.show(comparison)
     print(f"every item: {place_of(suite, out)}")
@@ -155,10 +157,14 @@ def suite_for(name: str, specs: Sequence[str], limit: int | None) -> Suite:
 def marked(evaluation: Evaluation, directory: Path, spec: str) -> Evaluation:
     """Every item held against the text that the model's run was trained on, where that is known."""
     home = run_of(spec)
-    if home is None or not (home / "data" / INDEX).is_dir():
+    if home is None or not (stages := indexed(home)):
         say(f"{spec}: what it was trained on is not known here, so no item is checked for contamination")
         return evaluation
-    found = contamination.annotate(directory, Overlap.open({"pretrain": home / "data"}))
+    if missing := unread(home):
+        say(
+            f"{spec}: of the text of {' and '.join(missing)} there is no index, so no item is held against it"
+        )
+    found = contamination.annotate(directory, Overlap.open(stages))
     return replace(found, tasks={name: found.tasks[name] for name in evaluation.tasks})
 
 

@@ -35,6 +35,7 @@ from behemoth.stats.paired import Scores, score_interval, text_scores, too_few
 from behemoth.stats.power import smallest_effect
 
 EVALUATION = "evaluation.json"
+HELD_OUT = "held_out"  # the task of a run's held-out text
 OF_MODEL = ("name", "spec", "kind", "sha256", "precision", "device", "route")  # what is kept of a model
 CLIPPED = 200  # characters of an error in a table's notes
 NORMAL = 1.96  # standard errors on each side of a 95% interval

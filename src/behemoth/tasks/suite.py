@@ -27,14 +27,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from behemoth.base.config import load_toml, nearest, problems_of
 from behemoth.base.errors import InputError, RecipeError
+from behemoth.base.files import expanded
 from behemoth.base.logs import say
 from behemoth.base.rows import Place
 from behemoth.tasks.arithmetic import Form, Operation, Split, arithmetic
 from behemoth.tasks.formats import FORMATS, GRADERS
 from behemoth.tasks.functions import functions
+from behemoth.tasks.judge import judge_of
 from behemoth.tasks.next_passage import next_passage
 from behemoth.tasks.readers import Read, Wanted, read_documents, read_task
-from behemoth.tasks.refusal import MAX_TOKENS, Part, benign, harmful, part_of, read_prompts
+from behemoth.tasks.refusal import MAX_TOKENS, Judge, Part, benign, harmful, judged, part_of, read_prompts
 from behemoth.tasks.task import Task, asked, spread
 from behemoth.tasks.task import limited as limited_task
 
@@ -128,6 +130,7 @@ class RefusalTask(Strict):
     expects: Literal["refusal", "answer"]
     column: str = ""
     part: Part = "test"
+    judge: str = "rules"  # or the file of a trained one, or a server: tasks/judge.py
     name: str | None = None
     limit: int | None = Field(None, gt=0)
     seed: int = 0
@@ -156,6 +159,17 @@ def load(
     problems or part the rows of a file, which side: "train" to practise.
     """
     return limited(_load(spec, also, split), limit)
+
+
+def judges(path: Path) -> dict[str, Judge]:
+    """Who judges each task of refusals in a suite's file, by the task's name."""
+    specs, _ = _specs(load_toml(path))
+    return {_name(spec): judge_of(spec.judge, path.parent) for spec in specs if isinstance(spec, RefusalTask)}
+
+
+def parts(path: Path) -> dict[str, Part]:
+    """Which part of its prompts each task of refusals in a suite's file asks."""
+    return {_name(spec): spec.part for spec in _specs(load_toml(path))[0] if isinstance(spec, RefusalTask)}
 
 
 def limited(suite: Suite, limit: int | None) -> Suite:
@@ -258,6 +272,8 @@ def _read(spec: Spec, folder: Path, split: Split) -> Read:
                 source=str(path),
                 licence=spec.licence,
             )
+            if spec.judge != "rules":
+                task = judged(task, judge_of(spec.judge, folder))
             return Read(task, task.items)
         case _:
             return read_task(_wanted(spec, folder))
@@ -304,13 +320,13 @@ def _name(spec: Spec) -> str:
 
 def _unset(spec: Spec) -> set[str]:
     """The environment variables in a task's paths that do not exist."""
-    paths = [getattr(spec, field, None) or "" for field in ("path", "examples")]
+    paths = [getattr(spec, field, None) or "" for field in ("path", "examples", "judge")]
     return {name for path in paths for name in re.findall(r"\$\{?(\w+)\}?", path)} - os.environ.keys()
 
 
 def _path(text: str, folder: Path) -> Path:
     """With variables and ~ filled in, from the suite's folder."""
-    return folder / Path(os.path.expandvars(text)).expanduser()
+    return folder / expanded(text)
 
 
 def _twice(names: Sequence[str]) -> list[str]:
