@@ -4,15 +4,15 @@
     runs/quickstart:student       another model of it: a member of its pretraining, or sft, rl, dpo
     runs/.../step-00000400        one checkpoint (`:member` works here too)
     runs/.../export/teacher       config.json + model.safetensors + tokenizer.json
+    bundles/open                  an open bundle, which is such a directory and more
 
+A closed bundle is not opened here: its key is not this floor's matter (opening.py has it).
 A checkpoint is held to its manifest and an exported directory to its receipt, byte for byte, before it is
 believed. The tokenizer is not loaded here, only found and measured against the model.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,13 @@ from behemoth.base.errors import DamagedError, InputError
 from behemoth.base.files import MANIFEST, read_json, sha256, verify_manifest
 from behemoth.base.logs import say
 from behemoth.model.config import TEACHER, ModelConfig
+from behemoth.model.identity import CONFIG, RECEIPT, digest, file_hashes
 from behemoth.model.transformer import Transformer
-from behemoth.model.weights import CONFIG, OURS, config_from_hf, load_weights, weight_files
+from behemoth.model.weights import OURS, config_from_hf, load_weights
 
-RECEIPT = "receipt.json"
 TOKENIZER = "tokenizer.json"
+SEALED, STAGED = "sealed", "staged.json"  # what a closed bundle and a staged release have in place of weights
+SEAL_KEY = "BEHEMOTH_SEAL_KEY"  # the environment variable that names the file of a closed bundle's key
 MANY = 1000  # turns, of a model whose teaching nobody here knows
 PADDING = 512  # vocabularies are filled up to a round number, in practice by less than this
 
@@ -73,7 +75,7 @@ def open_model(
     tokenizer_directory = _find_tokenizer(directory)
     model = load_weights(directory, dtype, device)
     check_tokenizer(directory, tokenizer_directory, model.config.vocab_size)
-    return Opened(model, tokenizer_directory, directory.name, _digest(hashes), directory)
+    return Opened(model, tokenizer_directory, directory.name, digest(hashes), directory)
 
 
 def config_of(spec: str | Path) -> ModelConfig:
@@ -108,6 +110,13 @@ def _find(spec: str | Path) -> tuple[Path, dict[str, str]]:
     if path.is_dir() and any(path.glob("*/checkpoints")):
         checkpoint, record = _newest_good(path, member)
         return _member(checkpoint, member, record)
+    if (path / STAGED).is_file():
+        raise InputError(f"{path} is a staged release, which is not one model; name {path / 'closed'}")
+    if (path / SEALED).is_dir():
+        raise InputError(
+            f"{path} is a closed bundle, and its weights are encrypted: behemoth generate and behemoth chat open "
+            f"it where {SEAL_KEY} names the file of its key; for all else name the run it was made of"
+        )
     raise InputError(
         f"{path} is not a model: it holds no {CONFIG} (weights), no weights/ (a checkpoint) "
         "and no */checkpoints (a run)"
@@ -172,7 +181,7 @@ def _hashes(directory: Path) -> dict[str, str]:
     if (checkpoint / MANIFEST).is_file() and directory.parent.name == "weights":
         return _member(checkpoint, directory.name, verify_manifest(checkpoint))[1]
     promised = read_json(directory / RECEIPT).get("files", {}) if (directory / RECEIPT).is_file() else {}
-    hashes = {path.name: sha256(path) for path in [directory / CONFIG, *weight_files(directory)]}
+    hashes = file_hashes(directory)
     for name, promise in promised.items():
         path = directory / name
         if not path.is_file():
@@ -180,10 +189,6 @@ def _hashes(directory: Path) -> dict[str, str]:
         if (hashes.get(name) or sha256(path)) != promise:
             raise DamagedError(path, f"its bytes are not the ones in {RECEIPT} (SHA-256 differs)")
     return hashes
-
-
-def _digest(hashes: dict[str, str]) -> str:
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def _find_tokenizer(directory: Path) -> Path:

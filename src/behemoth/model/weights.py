@@ -27,10 +27,10 @@ from behemoth.base.errors import DamagedError, InputError
 from behemoth.base.files import read_json, write_json
 from behemoth.model import llama3
 from behemoth.model.config import ModelConfig
+from behemoth.model.identity import CONFIG, INDEX, WEIGHTS, weight_files
 from behemoth.model.llama3 import REQUIRED
 from behemoth.model.transformer import Transformer, rope_frequencies
 
-CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 SHARD_BYTES = 4 * 1024**3  # above this the weights are cut into several files
 OURS = "behemoth"  # the one key of ours in config.json: what theirs has no word for
 
@@ -414,20 +414,6 @@ def load_weights(
     model.frequencies = rope_frequencies(config).to(device)
     model.load_LE = torch.full(model.load_LE.shape, 1 / max(config.num_experts, 1), device=device)
     return model
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a weights directory. DamagedError when one is missing."""
-    names = [WEIGHTS]
-    if not (directory / WEIGHTS).exists() and (directory / INDEX).exists():
-        weight_map = read_json(directory / INDEX).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise DamagedError(directory / INDEX, "has no weight_map")
-        names = sorted(set(weight_map.values()))
-    for name in names:
-        if "/" in name or not (directory / name).is_file():
-            raise DamagedError(directory / name, "missing")
-    return [directory / name for name in names]
 
 
 def _headers(directory: Path, config: ModelConfig) -> dict[str, Stored]:
