@@ -4,8 +4,8 @@ Everything is read from the run directory and written into a single file: no scr
 anywhere (a content-security policy in the page holds that even where a sample contains markup). What the
 model wrote is hostile text: every string goes through `words`.
 
-Reading order is that of a paper: what it is and how good, how it learned, what its experts do, what it
-says, and then everything needed to do it again.
+Reading order is that of a paper: what it is and how good, whether it may go out, how it learned, what its
+experts do, what it says, and then everything needed to do it again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 from behemoth.base.files import write_atomic
 from behemoth.base.units import counted, human_count, human_duration
-from behemoth.report import assistant, experts, learning, pictures, tasks
+from behemoth.report import assistant, experts, learning, pictures, tasks, verdict
 from behemoth.report.markup import both, figure, missing, page, table, words
 from behemoth.report.run import Member, Run, is_number, read_run
 from behemoth.report.svg import spaced
@@ -42,6 +42,7 @@ def render(run: Run) -> str:
         "Results": results(run),
         "Tasks": tasks.tasks(run),
         "From base to assistant": assistant.assistant(run),
+        "Verdict": verdict.section(run.path / "gate"),
         "Learning": learning.learning(run),
         "Experts": load_over_time(run) + expert_worth(run) + expert_tokens(run),
         "Samples": learning.samples(run),
