@@ -28,7 +28,7 @@ TORCH_FREE = [
     *["behemoth.base." + name for name in ("config", "errors", "files", "logs", "rows", "units")],
     *[
         f"behemoth.{room}.{path.stem}"
-        for room in ("stats", "tasks")
+        for room in ("stats", "tasks", "bundle", "release")
         for path in (SOURCE / room).glob("[a-z]*.py")
     ],
     *["behemoth." + name for name in ("cli", "explain", "recipe", "starter", "model.config", "model.cost")],
@@ -79,7 +79,9 @@ def test_imports_flow_downward(path):
 
 def test_torch_free_rooms():
     """scipy only where numbers are weighed: `stats` needs its special functions, the command line none of them."""
-    light = ", ".join(name for name in TORCH_FREE if not name.startswith("behemoth.stats."))
+    light = ", ".join(
+        name for name in TORCH_FREE if not name.startswith(("behemoth.stats.", "behemoth.release."))
+    )
     heavy = "{'torch', 'transformers', 'matplotlib'}"
     code = f"import sys, {light}; seen = {{'scipy'}} & set(sys.modules); import {', '.join(TORCH_FREE)}; "
     code += f"print(sorted(seen | {heavy} & set(sys.modules)))"

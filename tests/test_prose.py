@@ -10,7 +10,8 @@ from behemoth import cli
 ROOT = Path(__file__).parents[1]
 PAGES = [path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")) if path.name != "CHANGELOG.md"]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
-VERBS = {command.name or command.callback.__name__ for command in cli.app.registered_commands} | {"data"}
+GROUPS = {"data", "judge", "trust"}
+VERBS = GROUPS | {command.name or command.callback.__name__ for command in cli.app.registered_commands}
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 
 

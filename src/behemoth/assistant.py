@@ -7,7 +7,6 @@ them. The exam is asked as a person would ask it, in the chat template, of the b
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,15 @@ from typing import Any
 from behemoth import practice
 from behemoth.base.files import read_json, write_json
 from behemoth.base.logs import table
-from behemoth.evals import perplexity, results
 from behemoth.evals.compare import compare_evaluations
-from behemoth.evals.records import Evaluation, write_evaluation
-from behemoth.evals.runner import evaluate as ask
+from behemoth.evals.records import Evaluation
 from behemoth.model.config import TEACHER
 from behemoth.model.open import open_model
-from behemoth.questions import HELD_OUT, answering, held_out_task
+from behemoth.questions import HELD_OUT, beginnings, put_to
 from behemoth.report.compare import write_compare
 from behemoth.rundir import Run
 from behemoth.tasks.suite import Suite
-from behemoth.train.machine import device, dtype_of
+from behemoth.train.machine import device
 
 EXAM = Path("evals") / "exam"  # in a run: what every stage's model answered
 TABLE = Path("evals") / "assistant.json"
@@ -51,23 +48,19 @@ def evaluate_assistant(job: Run) -> None:
 
 def on_exam(job: Run, name: str, member: str, exam: Suite) -> Evaluation:
     """One model on the exam, and on the held-out text where the run has any."""
-    spec, tokenizer = f"{job.directory}:{member}", job.tokenizer()
-    opened = open_model(spec, device=device())
-    opened.model.compute_dtype = dtype_of(job.settled.train.precision)
-    backend = answering(opened.model, tokenizer, name, opened.sha256, chat=True)
-    found = Evaluation(name, opened.sha256, spec, exam.name, {}, backend.kind)
-    if exam.tasks:
-        found = ask(backend, spec, exam, job.directory / EXAM, name=name)
-    if (job.directory / "data").is_dir():
-        documents = perplexity.beginnings(
-            job.corpus().held_out(), tokenizer.byte_lengths, results.EXAMINED_TOKENS
-        )
-        nats = perplexity.score_documents(opened.model, documents, job.settled.train.context_length)
-        found = replace(
-            found, tasks=found.tasks | {HELD_OUT: held_out_task(documents, nats, tokenizer, opened.sha256)}
-        )
-    write_evaluation(job.directory / EXAM / name, found)
-    return found
+    spec, tokenizer, train = f"{job.directory}:{member}", job.tokenizer(), job.settled.train
+    return put_to(
+        open_model(spec, device=device()),
+        tokenizer,
+        name,
+        spec,
+        exam,
+        job.directory / EXAM,
+        precision=train.precision,
+        chat=True,
+        documents=beginnings(job.corpus(), tokenizer) if (job.directory / "data").is_dir() else (),
+        context=train.context_length,
+    )
 
 
 def as_table(found: Sequence[Evaluation], steps: Sequence[tuple[Evaluation, Evaluation, Any]]) -> Any:

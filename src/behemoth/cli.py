@@ -33,6 +33,10 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data", help="Look at the text a run trains on.")
+trust_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(trust_app, name="trust", help="The keys of a lab, and who may sign what.")
+judge_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(judge_app, name="judge", help="Who tells a refusal from an answer, and how well.")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="A recipe (.toml).")]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="A run, RUN:MEMBER, a checkpoint or an export.")]
@@ -52,13 +56,28 @@ Stage = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Only this stage: import, data, pretrain, sft, rl, dpo, evaluate, export or report.",
+        help="Only this stage: import, data, pretrain, sft, rl, dpo, evaluate, export, gate, release or report.",
     ),
 ]
 SeeDoctor = Annotated[
     bool, typer.Option("--doctor/--no-doctor", help="Whether a fault stops a long run or an export.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs: JSON on stdout.")]
+Mode = Annotated[str, typer.Option(metavar="MODE", help="open (weights) or closed (an API).")]
+Trust = Annotated[
+    Path, typer.Option("--trust", metavar="FILE", envvar="BEHEMOTH_TRUST", help="The lab's trust file.")
+]
+MaybeTrust = Annotated[
+    Path | None,
+    typer.Option("--trust", metavar="FILE", envvar="BEHEMOTH_TRUST", help="The lab's trust file."),
+]
+Who = Annotated[str, typer.Option("--as", metavar="NAME", help="The person, as the trust file has them.")]
+KeyFile = Annotated[Path, typer.Option("--key", metavar="FILE", help="Their private key (encrypted PEM).")]
+SealKey = Annotated[
+    Path | None, typer.Option("--seal-key", metavar="FILE", help="What a closed bundle is encrypted with.")
+]
+Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A bundle that `release` made.")]
+LabDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="Of keys and trust.json.")]
 Temperature = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
 TopP = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest tokens of this mass.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same text.")]
@@ -232,8 +251,12 @@ def import_(
 @app.command()
 def export(
     model: Model,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The directory to make.")],
-    to: Annotated[str, typer.Option(metavar="FORMAT", help="hf: safetensors for transformers.")] = "hf",
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR|FILE", help="The directory to make; of gguf the file.")
+    ],
+    to: Annotated[
+        str, typer.Option(metavar="FORMAT", help="hf: for transformers; gguf: for llama.cpp.")
+    ] = "hf",
     see_doctor: SeeDoctor = True,
     as_json: AsJson = False,
 ) -> None:
@@ -253,6 +276,185 @@ def report(
 
     page = build_report(run)
     print(json.dumps({"run": str(run), "report": str(page)}) if as_json else page)
+
+
+@app.command()
+def gate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or RUN:MEMBER.")],
+    policy: Annotated[Path, typer.Option(metavar="FILE", help="Claims, bounds and approvals (.toml).")],
+    mode: Mode = "open",
+    who: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="The evaluator who signs the verdict.")
+    ] = None,
+    key: Annotated[Path | None, typer.Option("--key", metavar="FILE", help="Their private key.")] = None,
+    trust: MaybeTrust = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ask everything anew, whatever was answered before.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fix a policy, gather the evidence, and decide: release, hold or unknown (exit code 1 but for release)."""
+    from behemoth import gating
+
+    gating.gate(run, policy, mode, who, key, trust, fresh, as_json)
+
+
+@app.command()
+def approve(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run with a verdict.")],
+    who: Who,
+    key: KeyFile,
+    trust: Trust,
+    role: Annotated[
+        str | None, typer.Option(metavar="ROLE", help="Where the key has several: as which.")
+    ] = None,
+    note: Annotated[str, typer.Option(metavar="TEXT", help="What remains to be said, for the record.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Sign an approval of a verdict and its evidence."""
+    from behemoth import gating
+
+    gating.approve(run, who, key, role, note, trust, as_json)
+
+
+@app.command()
+def release(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run with a verdict and its approvals.")],
+    who: Who,
+    key: KeyFile,
+    trust: Trust,
+    open_: Annotated[
+        Path | None, typer.Option("--open", metavar="DIR", help="Make an open bundle: signed weights.")
+    ] = None,
+    closed: Annotated[
+        Path | None,
+        typer.Option("--closed", metavar="DIR", help="Make a closed one: for a server, encrypted."),
+    ] = None,
+    staged: Annotated[
+        Path | None,
+        typer.Option("--staged", metavar="DIR", help="Make a closed one now, an open one prepared."),
+    ] = None,
+    seal_key: SealKey = None,
+    as_json: AsJson = False,
+) -> None:
+    """Build a signed bundle of a model that may go out."""
+    from behemoth import releasing
+
+    releasing.release(run, open_, closed, staged, who, key, trust, seal_key, as_json)
+
+
+@app.command()
+def verify(bundle: Bundle, trust: Trust, seal_key: SealKey = None, as_json: AsJson = False) -> None:
+    """Check every word of a bundle, offline (exit code 1 if any is wrong)."""
+    from behemoth import releasing
+
+    releasing.verify(bundle, trust, seal_key, as_json)
+
+
+@app.command()
+def publish(
+    bundle: Bundle,
+    to: Annotated[str, typer.Option(metavar="DIR|hf://OWNER/NAME", help="Where to.")],
+    trust: Trust,
+    really: Annotated[
+        bool, typer.Option("--really", help="Do it; otherwise only say what would be done.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Put a bundle where others find it; a dry run first."""
+    from behemoth import releasing
+
+    releasing.publish(bundle, to, trust, really, as_json)
+
+
+@trust_app.command("init")
+def trust_init(
+    directory: LabDirectory,
+    lab: Annotated[str, typer.Option(metavar="NAME", help="The lab's name.")] = "",
+    people: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--person", metavar="NAME=ROLE,...", help="builder, evaluator, approver; may be repeated."
+        ),
+    ] = None,
+    expires: Annotated[
+        str | None,
+        typer.Option(metavar="DAY", help="When a newer trust file must be asked for (2027-12-31)."),
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Demo people with demo keys, which prove nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the keys of a new lab and its signed trust file."""
+    from behemoth import trusting
+
+    trusting.init(directory, lab, people or [], demo, as_json, expires)
+
+
+@trust_app.command("show")
+def trust_show(
+    trust: Annotated[Path, typer.Argument(metavar="FILE", help="A trust file.")], as_json: AsJson = False
+) -> None:
+    """Who may sign what, and what was revoked."""
+    from behemoth import trusting
+
+    trusting.show(trust, as_json)
+
+
+@trust_app.command("rotate")
+def trust_rotate(
+    directory: LabDirectory,
+    name: Annotated[
+        str | None, typer.Option("--person", metavar="NAME", help="Whose key; without it the root's.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Replace a key, with a new version of the trust file."""
+    from behemoth import trusting
+
+    trusting.rotate(directory, name, as_json)
+
+
+@trust_app.command("revoke")
+def trust_revoke(
+    directory: LabDirectory,
+    what: Annotated[
+        str, typer.Argument(metavar="WHAT", help="A person, a key id, a bundle's SHA-256, or MODEL<VERSION.")
+    ],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the record.")],
+    as_json: AsJson = False,
+) -> None:
+    """Take back a key or a bundle, with a new version of the trust file."""
+    from behemoth import trusting
+
+    trusting.revoke(directory, what, reason, as_json)
+
+
+@judge_app.command("train")
+def judge_train(
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Answers, each marked: refuses or not.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The judge to write.")] = Path("judge.json"),
+    as_json: AsJson = False,
+) -> None:
+    """Train a small refusal judge on labelled answers."""
+    from behemoth import judging
+
+    judging.train(labels, out, as_json)
+
+
+@judge_app.command("check")
+def judge_check(
+    judge: Annotated[
+        str, typer.Argument(metavar="JUDGE", help="rules, a judge.json, or http://HOST/v1#MODEL.")
+    ],
+    labels: Annotated[Path, typer.Argument(metavar="LABELS", help="Answers, each marked: refuses or not.")],
+    as_json: AsJson = False,
+) -> None:
+    """Say how well a judge agrees with labelled answers."""
+    from behemoth import judging
+
+    judging.check(judge, labels, as_json)
 
 
 @data_app.command()

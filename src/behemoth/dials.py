@@ -392,6 +392,16 @@ class DpoRecipe(StageRecipe):
     nll: float = Field(0.0, ge=0)  # coefficient of the chosen answers' cross-entropy per token
 
 
+class ReleaseRecipe(Frozen):
+    """Whether and how the run's last model may go out; the policy is fixed before anything is trained."""
+
+    policy: str  # a TOML file; docs/release.md
+    mode: Literal["open", "closed"] = "open"
+    demo: bool = (
+        False  # signed with demo keys, made beside the run, which prove nothing; otherwise people sign
+    )
+
+
 class Recipe(Frozen):
     """What is wanted."""
 
@@ -407,6 +417,7 @@ class Recipe(Frozen):
     sft: SftRecipe | None = None
     rl: RlRecipe | None = None
     dpo: DpoRecipe | None = None
+    release: ReleaseRecipe | None = None
 
     @property
     def stages(self) -> list[str]:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from behemoth.base.errors import InputError
+from behemoth.base.files import remove_tree
 from behemoth.base.logs import say
 from behemoth.data.corpus import Corpus, HeldOut
 from behemoth.evals import perplexity, results
+from behemoth.evals.backends import Backend
 from behemoth.evals.local import Local, local
-from behemoth.evals.records import TaskResult
+from behemoth.evals.records import HELD_OUT, Evaluation, TaskResult, write_evaluation
 from behemoth.evals.runner import blank
+from behemoth.evals.runner import evaluate as ask
 from behemoth.inference.engine import Engine
+from behemoth.model.open import Opened
 from behemoth.model.transformer import Transformer
 from behemoth.tasks import suite as suites
 from behemoth.tasks.arithmetic import arithmetic
@@ -24,10 +31,10 @@ from behemoth.tasks.next_passage import next_passage
 from behemoth.tasks.suite import Suite
 from behemoth.tasks.task import Item
 from behemoth.text.tokenizer import Tokenizer
+from behemoth.train.machine import dtype_of
 
 STARTER = "starter"  # the suite that any run has: made from its own held-out text, and arithmetic
 NO_SUITE = "none"
-HELD_OUT = "held_out"  # the name that the held-out documents have among the tasks
 ARITHMETIC_ITEMS = 200
 TASK_TOKENS = 8192  # of one forward
 
@@ -50,7 +57,7 @@ def starter(corpus: Corpus, tokenizer: Tokenizer, context: int) -> Suite:
 
     A passage takes about a quarter of the context, and what it may follow half.
     """
-    documents = perplexity.beginnings(corpus.held_out(), tokenizer.byte_lengths, results.EXAMINED_TOKENS)
+    documents = beginnings(corpus, tokenizer)
     texts = [(document.id, tokenizer.decode(document.tokens.tolist())) for document in documents]
     licences = sorted({licence for source in corpus.sources for licence in source.licences})
     room = int(context * corpus.report["bytes_per_token"])
@@ -83,6 +90,62 @@ def held_out_task(
     asked = json.dumps([[document.id, int(document.num_bytes)] for document in documents])
     digest = hashlib.sha256(asked.encode()).hexdigest()
     return TaskResult(HELD_OUT, "bits_per_byte", "text", digest, records, source=results.NOTE)
+
+
+def put_to(
+    opened: Opened,
+    tokenizer: Tokenizer,
+    name: str,
+    spec: str,
+    suite: Suite,
+    out: Path,
+    *,
+    precision: str,
+    chat: bool,
+    documents: Sequence[HeldOut] = (),
+    context: int = 0,
+) -> Evaluation:
+    """Ask one model every task, and score it on held-out `documents`, in rows of `context` tokens, as one more task.
+
+    Everything is kept in out/name. chat: as in `put_by`.
+    """
+    opened.model.compute_dtype = dtype_of(precision)
+    found = put_by(
+        partial(answering, opened.model, tokenizer, name, opened.sha256), name, spec, suite, out, chat
+    )
+    if documents:
+        nats = perplexity.score_documents(opened.model, documents, context)
+        text = held_out_task(documents, nats, tokenizer, opened.sha256)
+        found = replace(found, tasks=found.tasks | {HELD_OUT: text})
+    write_evaluation(out / name, found)
+    return found
+
+
+def put_by(
+    asking: Callable[[bool], Backend], name: str, spec: str, suite: Suite, out: Path, chat: bool
+) -> Evaluation:
+    """Ask every task, in out/name. chat: written answers in the chat template, choices and texts as they are.
+
+    asking: the backend, by whether it asks in the template. What is asked without it is kept beside `out` until all is.
+    """
+    written = tuple(task for task in suite.tasks if chat and task.ask == "generate")
+    others = tuple(task for task in suite.tasks if task not in written)
+    backend = asking(bool(written))
+    found = Evaluation(name, backend.sha256, spec, suite.name, {}, backend.kind)
+    if written:
+        found = ask(backend, spec, replace(suite, tasks=written), out, name=name)
+    if others:
+        aside = out.with_name(f"{out.name}.plain")  # two ways of asking share no directory
+        rest = ask(asking(False), spec, replace(suite, tasks=others), aside, name=name)
+        found = replace(found, tasks=found.tasks | rest.tasks) if written else rest
+        write_evaluation(out / name, found)
+        remove_tree(aside)
+    return found
+
+
+def beginnings(corpus: Corpus, tokenizer: Tokenizer) -> list[HeldOut]:
+    """The held-out documents of a run, as far as they are examined."""
+    return perplexity.beginnings(corpus.held_out(), tokenizer.byte_lengths, results.EXAMINED_TOKENS)
 
 
 def answering(

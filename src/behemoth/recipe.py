@@ -12,7 +12,6 @@ but to read the shape of a model that the recipe names.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from pydantic import ValidationError
 
 from behemoth.base.config import apply_overrides, load_toml, problems_of, validate
 from behemoth.base.errors import InputError, RecipeError
-from behemoth.base.files import read_json
+from behemoth.base.files import expanded, read_json
 from behemoth.base.units import human_count, human_duration
 from behemoth.derive import (
     MICROBATCH_TOKENS,
@@ -47,6 +46,7 @@ from behemoth.dials import (
     ModelRecipe,
     Recipe,
     Refusals,
+    ReleaseRecipe,
     RlRecipe,
     Rows,
     SftRecipe,
@@ -494,7 +494,7 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """
 
     def absolute(path: str) -> str:
-        plain = Path(os.path.expandvars(path)).expanduser()
+        plain = expanded(path)
         member = (
             plain.with_name(plain.name.partition(":")[0]) if ":" in plain.name else plain
         )  # of RUN:MEMBER the run
@@ -524,6 +524,8 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
         if (spec := getattr(recipe, table)) is not None:
             entries = {name: tuple(placed(entry) for entry in getattr(spec, name)) for name in names}
             changes[table] = spec.model_copy(update=entries)
+    if recipe.release is not None:
+        changes["release"] = recipe.release.model_copy(update={"policy": absolute(recipe.release.policy)})
     changes |= {"data": data, "tokenizer": tokenizer, "evaluation": evaluation, "model": model}
     return recipe.model_copy(update=changes)
 
@@ -534,7 +536,7 @@ def _with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
 # Written under headers of their own.
 TABLES = (
     *(DataRecipe, TokenizerRecipe, ModelRecipe, TrainRecipe, EvaluationRecipe),
-    *(AssistantRecipe, SftRecipe, RlRecipe, DpoRecipe),
+    *(AssistantRecipe, SftRecipe, RlRecipe, DpoRecipe, ReleaseRecipe),
 )
 
 
@@ -590,6 +592,8 @@ def _tables(resolved: Resolved) -> list[tuple[str, str, Frozen]]:
         for key, entries in table:
             if _is_tables(entries):
                 later += [(f"[[{name}.{key}]]", f"{name}.{key}.{i}.", e) for i, e in enumerate(entries)]
+    if recipe.release is not None:
+        later.append(("[release]", "release.", recipe.release))
     how: Frozen = train
     opened = recipe.model.path is not None
     if opened:

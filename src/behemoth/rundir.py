@@ -21,6 +21,7 @@ from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, sha256, write_json
 from behemoth.data.corpus import Corpus
 from behemoth.recipe import Recipe, Resolved, load_recipe, resolve
+from behemoth.release.provenance import lock
 from behemoth.text.tokenizer import Tokenizer
 
 RECORD, SETTLED = "record.json", "recipe.toml"  # what was asked for, and what it came to
@@ -121,6 +122,7 @@ def surroundings() -> dict[str, Any]:
         "commit": commit(),
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in libraries},
+        "lock": lock(),
         "system": platform.platform(),
         "processor": processor(),
         "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""The life cycle of a recipe: data, pretrain (or import), sft, rl, dpo, evaluate, export, report.
+"""The life cycle of a recipe: data, pretrain (or import), sft, rl, dpo, evaluate, export, gate, release, report.
 
 Stages meet in files: each reads and writes the run directory, so that a finished one is not run again, an
 interrupted one goes on, and those after training can be done again alone. The recipe is frozen when the run
@@ -17,11 +17,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from behemoth import assistant, build, lessons, measure, posttrain, practice
+from behemoth import assistant, build, gating, lessons, measure, posttrain, practice, releasing
 from behemoth.base.errors import InputError
 from behemoth.base.files import read_json, remove_tree, sha256, write_atomic, write_json
 from behemoth.base.logs import say, table
 from behemoth.base.units import human_count
+from behemoth.bundle.names import VERDICT
+from behemoth.bundle.seal import read_seal_key, write_seal_key
 from behemoth.dials import STAGES as POST_TRAINING
 from behemoth.dials import Recipe
 from behemoth.evals import contamination, results
@@ -35,6 +37,7 @@ from behemoth.model.open import open_model
 from behemoth.pretrain import calibrate, pretrain
 from behemoth.questions import HELD_OUT, check_suite
 from behemoth.recipe import Resolved, load_recipe, resolve, to_toml
+from behemoth.release.policy import load_policy
 from behemoth.report.page import build_report
 from behemoth.rundir import DOCTOR, Run, begin, directory_of, now
 from behemoth.train.interrupt import leaving
@@ -51,6 +54,8 @@ def run(
     check(load_recipe(recipe_path, overrides), out)
     job = begin(recipe_path, out, overrides)
     job.doctor = doctor
+    if job.recipe.release is not None:  # before anything is trained or asked
+        gating.fix(job.directory, Path(job.recipe.release.policy), job.recipe)
     stages = stages_of(job.recipe)
     if only is not None and only not in stages:
         raise InputError(f"--stage {only}: this recipe's stages are {', '.join(stages)}")
@@ -70,6 +75,10 @@ def stages_of(recipe: Recipe) -> dict[str, Callable[[Run], None]]:
     }
     if not recipe.data.sources:
         left_out.add("data")
+    if recipe.release is None:
+        left_out |= {"gate", "release"}
+    elif not recipe.release.demo:
+        left_out.add("release")  # people sign, and then they release it
     return {name: stage for name, stage in STAGES.items() if name not in left_out}
 
 
@@ -81,6 +90,9 @@ def check(recipe: Recipe, out: Path | None) -> None:
     practice.set_aside(tasks, spec.dev_items)
     practice.examined(tasks, practice.tasks_of(spec.exam, "test", recipe.seed))
     lessons.check(recipe, directory_of(recipe, out))
+    if recipe.release is not None:
+        policy = Path(recipe.release.policy)
+        gating.check(load_policy(policy), str(policy), recipe)
 
 
 def do(job: Run, name: str, stage: Callable[[Run], None], asked: bool) -> None:
@@ -201,6 +213,45 @@ def export(job: Run) -> None:
     remove_tree(old)
 
 
+def gate(job: Run) -> None:
+    """Whether the last model may go out, by the recipe's policy; in a demo, demo people sign.
+
+    Whatever the verdict is, the stage has done its work.
+    """
+    spec = job.recipe.release
+    assert spec is not None
+    by = gating.demo_signer(job.directory, "evaluator") if spec.demo else None
+    verdict = gating.judged(job.directory, None, Path(spec.policy), spec.mode, by)
+    if spec.demo and verdict["verdict"] == "release":
+        for number in range(load_policy(Path(spec.policy)).approvals_of(spec.mode).approver):
+            gating.agreed(
+                job.directory / gating.GATE, gating.demo_signer(job.directory, f"approver-{number + 1}")
+            )
+
+
+def release(job: Run) -> None:
+    """The bundle of a verdict that allows one, signed with demo keys; RUN/release is that of the last verdict."""
+    spec = job.recipe.release
+    assert spec is not None
+    final, fresh, old = (job.directory / name for name in ("release", "release.new", "release.old"))
+    remove_tree(fresh)
+    remove_tree(old)
+    if read_json(job.directory / gating.GATE / VERDICT)["verdict"] == "release":
+        by = gating.demo_signer(job.directory, "builder")
+        trust = job.directory.absolute().parent / gating.DEMO_TRUST
+        seal_key = None
+        if spec.mode == "closed":
+            if not (trust / SEAL_KEY).exists():
+                write_seal_key(trust / SEAL_KEY)
+            seal_key = read_seal_key(trust / SEAL_KEY)
+        releasing.released(job.directory, spec.mode, fresh, by.key, trust / "trust.json", seal_key)
+    if final.exists():
+        final.rename(old)
+    if fresh.exists():
+        fresh.rename(final)
+    remove_tree(old)
+
+
 def report(job: Run) -> None:
     build_report(job.directory)
 
@@ -222,10 +273,13 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "dpo": posttrain.dpo,
     "evaluate": evaluate,
     "export": export,
+    "gate": gate,
+    "release": release,
     "report": report,
 }
 
 
+SEAL_KEY = "seal.key"  # of demo bundles that are closed, beside their demo keys
 ONCE = ("import", "data", "pretrain", *POST_TRAINING)  # to do one of these again would make another run
 
 
@@ -239,9 +293,11 @@ def finish(job: Run, as_json: bool) -> None:
     done, page = read_stages(job), job.directory / "report.html"
     path = job.directory / "evals" / "results.json"
     found = read_json(path) if path.exists() else {"models": [], "comparisons": []}
+    place = job.directory / gating.GATE / VERDICT
+    verdict = read_json(place) if place.exists() else None
     if as_json:
         told = {"run": str(job.directory), "stages": done, "results": found, "report": str(page)}
-        print(json.dumps(told | {"assistant": assistant.read(job.directory)}))
+        print(json.dumps(told | {"assistant": assistant.read(job.directory), "verdict": verdict}))
         return
     if found["models"]:
         results.show(found)
@@ -250,6 +306,8 @@ def finish(job: Run, as_json: bool) -> None:
     if tasks := asked(job):
         show(tasks)
         contamination.show(tasks[0])
+    if verdict:
+        gating.tell(job.directory, verdict)
     show_time(done)
     if page.exists():
         print("\n".join([f"report: {page}", *map(str, sorted(job.directory.glob("compare-*.html")))]))
@@ -283,12 +341,11 @@ def show_time(done: dict[str, Any]) -> None:
 
 def next_commands(job: Run) -> list[list[str]]:
     run, trained = str(job.directory), job.recipe.stages
+    bundle, trust = job.directory / "release", job.directory.parent / gating.DEMO_TRUST / "trust.json"
+    checks = [["behemoth", "verify", str(bundle), "--trust", str(trust)]] if bundle.exists() else []
     if trained:
-        verbs = [["behemoth", "chat", run], ["behemoth", "doctor", run]]
-        return (
-            verbs
-            if job.recipe.model.path or not job.settled.model.num_experts
-            else [*verbs, ["behemoth", "experts", f"{run}:{TEACHER}"]]
-        )
+        sparse = not job.recipe.model.path and job.settled.model.num_experts
+        experts = [["behemoth", "experts", f"{run}:{TEACHER}"]] if sparse else []
+        return [["behemoth", "chat", run], ["behemoth", "doctor", run], *experts, *checks]
     compare = [["behemoth", "compare", run, f"{run}:{s.name}"] for s in job.settled.students[:1]]
-    return [["behemoth", verb, run] for verb in ("generate", "chat", "doctor", "experts")] + compare
+    return [["behemoth", verb, run] for verb in ("generate", "chat", "doctor", "experts")] + compare + checks

@@ -12,18 +12,21 @@ from typing import Any
 
 from behemoth import build
 from behemoth.base.errors import AnswerIsNo, InputError
+from behemoth.base.files import write_json
 from behemoth.base.logs import say, table
 from behemoth.data.corpus import Corpus
 from behemoth.data.examples import Examples
-from behemoth.data.overlap import SHORTEST, Overlap, passport, words
+from behemoth.data.overlap import SHORTEST, Overlap, indexed, passport, unread, words
 from behemoth.data.show import render, render_examples
 from behemoth.doctor import examination
 from behemoth.examine import examine, refuse_faults
+from behemoth.export.gguf import writing
 from behemoth.export.hf import exporting
 from behemoth.export.imports import import_model as import_hf
 from behemoth.inference.engine import Engine
 from behemoth.inference.talk import chat_loop, complete
 from behemoth.model.open import open_model
+from behemoth.opening import ready
 from behemoth.practice import stage_seed
 from behemoth.recipe import load_recipe, resolve
 from behemoth.text.tokenizer import Tokenizer
@@ -36,10 +39,10 @@ def generate(
     model: str, prompt: str, max_tokens: int, temperature: float, top_p: float, seed: int, as_json: bool
 ) -> None:
     """Continue `prompt`, streaming; as JSON: the whole text and what made it."""
-    opened = open_model(model, device=device())
+    opened = ready(model, device())
     pieces = complete(
         Engine(opened.model),
-        Tokenizer.load(opened.tokenizer_directory),
+        opened.tokenizer,
         prompt,
         max_tokens=max_tokens,
         temperature=temperature,
@@ -60,10 +63,10 @@ def generate(
 
 
 def chat(model: str, temperature: float, top_p: float, seed: int) -> None:
-    opened = open_model(model, device=device())
+    opened = ready(model, device())
     chat_loop(
         Engine(opened.model),
-        Tokenizer.load(opened.tokenizer_directory),
+        opened.tokenizer,
         read_line,
         write,
         turns=opened.turns,
@@ -95,20 +98,32 @@ def import_model(directory: Path, out: Path, adapter: Path | None, as_json: bool
     print(f"next:\n  {shlex.join(['behemoth', 'generate', str(out)])}")
 
 
-def export(model: str, to: str, directory: Path, doctor: bool, as_json: bool) -> None:
-    if to != "hf":
-        raise InputError(f"--to {to}: no such format; this version writes hf (safetensors for transformers)")
-    with exporting(open_model(model), directory) as (aside, receipt):
-        if doctor:
-            refuse_faults([examine(model, exported=aside)])
+def export(model: str, to: str, target: Path, doctor: bool, as_json: bool) -> None:
+    """A model for other programs: for transformers a directory, for llama.cpp one file with its receipt beside it."""
+    match to:
+        case "hf":
+            with exporting(open_model(model), target) as (aside, receipt):
+                if doctor:
+                    refuse_faults([examine(model, exported=aside)])
+        case "gguf":
+            with writing(open_model(model), target) as receipt:
+                if doctor:
+                    refuse_faults([examine(model)])
+            write_json(target.with_name(f"{target.name}.receipt.json"), receipt)
+        case _:
+            raise InputError(
+                f"--to {to}: no such format; there are hf (safetensors for transformers) and gguf (for llama.cpp)"
+            )
     if as_json:
-        print(json.dumps({"directory": str(directory), "receipt": receipt}))
+        print(json.dumps({"directory" if to == "hf" else "file": str(target), "receipt": receipt}))
         return
     rows = [
         [check["name"], brief(check["value"]), brief(check["limit"]), "ok" if check["ok"] else "NO"]
         for check in receipt["checks"]
     ]
-    table(f"receipt of {directory}", ["check", "value", "limit", ""], rows)
+    table(f"receipt of {target}", ["check", "value", "limit", ""], rows)
+    if to == "gguf":
+        say(receipt["limits"]["said"])
 
 
 def see_doctor(patient: str, as_json: bool) -> None:
@@ -124,13 +139,16 @@ def see_doctor(patient: str, as_json: bool) -> None:
 
 def data_passport(run: Path, text: str, as_json: bool) -> None:
     """Which training documents hold a passage; the text itself, or a file that holds it."""
-    if not (run / "data").is_dir():
+    stages = indexed(run)
+    if not stages and not (run / "data").is_dir():
         raise InputError(f"{run} has no prepared text (no data/), so nothing can be looked up; name a run")
     if len(os.fsencode(text)) < LONGEST_NAME and Path(text).is_file():
         text = Path(text).read_text(encoding="utf-8", errors="replace")
     elif len(text.split()) < 2 and len(words(text)) < SHORTEST:
         raise InputError(f"{text!r} is no file, and too short for a passage; give one of the two")
-    found = passport(Overlap.open({"pretrain": run / "data"}), text)
+    if missing := unread(run):
+        say(f"of the text of {' and '.join(missing)} there is no index, so it is not looked into")
+    found = passport(Overlap.open(stages), text)
     print(json.dumps(found.as_dict()) if as_json else found)
 
 
