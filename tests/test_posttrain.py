@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -42,6 +43,9 @@ def test_every_stage_leaves_a_model_of_its_name(run):
     for a, b in pairwise(models):
         assert any(not torch.equal(a[key], b[key]) for key in a)
     assert [open_model(f"{run}:{name}").turns for name in ("teacher", "sft", "rl", "dpo")] == [0, 1, 1, 1]
+    assert open_model(run).name == "dpo"
+    for path in run.glob("sft/checkpoints/*/*"):
+        os.utime(path)  # as a copy leaves them: the time says nothing of the order
     assert open_model(run).name == "dpo"
     with pytest.raises(InputError, match=r"has no member 'ppo'; it has dpo, rl, sft, teacher"):
         open_model(f"{run}:ppo")

@@ -236,6 +236,7 @@ def _judged(
     run: Path, member: str | None, policy: Path, mode: Mode, by: Signer | None, fresh: bool
 ) -> dict[str, Any]:
     place = run / GATE
+    sweep(place)
     recipe = load_recipe(run / SETTLED) if (run / SETTLED).exists() else None
     rules = _fix(run, policy, recipe)
     if fresh:
@@ -435,12 +436,11 @@ def gather(
     told = {"name": run.name, "sha256": model.sha256, "member": directory.name}
     write_json(fresh / PROVENANCE, provenance.gather(run, told))
     write_json(fresh / FACTS, facts_of(run, model, policy, found, recipe))
-    sweep(fresh)
     seal(fresh)
 
 
 def sweep(directory: Path) -> None:
-    """Take away what a killed writer left beside its file: it is no evidence, and no approval."""
+    """Take away what a killed writer left beside its file, whoever holds the lock: it is no evidence, no approval."""
     for path in directory.rglob(".*.tmp"):
         path.unlink()
 
@@ -593,7 +593,7 @@ def agreed(place: Path, by: Signer, role: str | None = None, note: str = "") -> 
 
 def _agreed(place: Path, by: Signer, role: str | None, note: str) -> list[str]:
     verdict, entry = verdict_in_force(place)
-    sweep(place / APPROVALS)
+    sweep(place)
     mode, policy, keyid = verdict["mode"], load_policy(place / POLICY), by.key.public.id
     if verdict["verdict"] != "release":
         raise AnswerIsNo(

@@ -294,8 +294,8 @@ def test_release_and_verify_as_people_do(small, key_files, tmp_path, capsys):
     assert f"SHA-256 of the manifest {told['sha256']}" in said and "vouches for itself" not in said
     releasing.verify(tmp_path / "bundle", tmp_path / "bundle" / "release" / "trust.json", None, False)
     assert "the bundle vouches for itself" in capsys.readouterr().out
+    (tmp_path / "run" / "sft" / "checkpoints").mkdir(parents=True)
     with pytest.raises(InputError, match="is a run; of a demo run"):
-        (tmp_path / "run" / "sft" / "checkpoints").mkdir(parents=True)
         releasing.verify(tmp_path / "run", small.trust, None, False)
     with pytest.raises(InputError, match="nothing else is known here"):
         releasing.publish(tmp_path / "bundle", "s3://lab/model", small.trust, False, False)

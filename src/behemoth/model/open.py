@@ -30,6 +30,7 @@ from behemoth.model.weights import OURS, config_from_hf, load_weights
 TOKENIZER = "tokenizer.json"
 SEALED, STAGED = "sealed", "staged.json"  # what a closed bundle and a staged release have in place of weights
 SEAL_KEY = "BEHEMOTH_SEAL_KEY"  # the environment variable that names the file of a closed bundle's key
+STAGES = ("import", "pretrain", "sft", "rl", "dpo")  # of a run, in their order
 MANY = 1000  # turns, of a model whose teaching nobody here knows
 PADDING = 512  # vocabularies are filled up to a round number, in practice by less than this
 
@@ -137,7 +138,10 @@ def _split(spec: str) -> tuple[Path, str | None]:
 
 
 def _newest_good(run: Path, member: str | None) -> tuple[Path, dict]:
-    """The newest checkpoint of the stage that wrote `member` (or anything) last, stepping over damaged ones."""
+    """The newest checkpoint of the last stage that has `member` (or anything), stepping over damaged ones.
+
+    The order of the stages is known; the time of a file is not, once somebody has copied it.
+    """
     all_saves = [path.parent for path in run.glob(f"*/checkpoints/step-*/{MANIFEST}")]
     if not all_saves:
         raise InputError(f"{run} has no checkpoint yet; train it first, or go on training: behemoth run")
@@ -145,13 +149,13 @@ def _newest_good(run: Path, member: str | None) -> tuple[Path, dict]:
     if not saves:
         names = sorted({path.name for save in all_saves for path in (save / "weights").iterdir()})
         raise InputError(f"{run} has no member {member!r}; it has {', '.join(names) or 'none'}")
-    wrote = {save.parent: 0.0 for save in saves}
-    for save in saves:
-        wrote[save.parent] = max(wrote[save.parent], (save / MANIFEST).stat().st_mtime)
+
+    def place(save: Path) -> tuple[int, int]:
+        stage = save.parent.parent.name
+        return STAGES.index(stage) if stage in STAGES else -1, int(save.name.removeprefix("step-"))
+
     damage: DamagedError | None = None
-    for save in sorted(
-        saves, key=lambda s: (wrote[s.parent], int(s.name.removeprefix("step-"))), reverse=True
-    ):
+    for save in sorted(saves, key=place, reverse=True):
         try:
             return save, verify_manifest(save)
         except DamagedError as error:
