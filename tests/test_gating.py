@@ -232,7 +232,7 @@ def test_approvals(gated, folder, capsys, monkeypatch):
     judged(run, folder / "policy.toml", by=demo(run, "evaluator"))
     with pytest.raises(BehemothError, match="trusted as evaluator"):
         gating.agreed(run / "gate", demo(run, "evaluator"), "approver")
-    with pytest.raises(InputError, match="a builder does not approve"):
+    with pytest.raises(BehemothError, match="trusted as builder, not as approver"):
         gating.agreed(run / "gate", demo(run, "builder"))
     assert not (run / "gate" / "approvals").exists()
     assert gating.agreed(run / "gate", demo(run, "approver-1")) == []

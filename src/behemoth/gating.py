@@ -50,7 +50,7 @@ from behemoth.bundle import dsse, journal
 from behemoth.bundle.keys import PrivateKey, read_private
 from behemoth.bundle.names import APPROVALS, EVIDENCE, LOG, PAGE, POLICY, SIGNED, VERDICT
 from behemoth.bundle.refusals import Refused, refused
-from behemoth.bundle.trust import BUILDER, DEMO_PASSPHRASE, Trust, make_demo, read_trust
+from behemoth.bundle.trust import APPROVER, BUILDER, DEMO_PASSPHRASE, Trust, make_demo, read_trust
 from behemoth.data.corpus import Corpus
 from behemoth.data.overlap import Overlap, indexed, unread
 from behemoth.doctor.examination import as_json as examined
@@ -600,11 +600,9 @@ def _agreed(place: Path, by: Signer, role: str | None, note: str) -> list[str]:
             f"{place / VERDICT}: the verdict is {verdict['verdict']}; there is nothing to approve"
         )
     roles = [name for name in by.trust.key(keyid).roles if name != BUILDER]
-    if not roles:
-        raise InputError(f"--as {by.name}: a builder does not approve")
     if role is None and len(roles) > 1:
         raise InputError(f"--role: {by.name} signs as {' or '.join(roles)}; say as which")
-    role = role or roles[0]
+    role = role or (roles[0] if roles else APPROVER)
     if problems := approvals.unfit(policy, mode, keyid, role, by.trust, under=by.trust.version):
         raise refused(problems)
     put_away(place, policy, mode, entry.facts["sha256"], by.trust)

@@ -5,6 +5,8 @@ import simulated_gate
 from simulated_gate import see
 
 FULL, FEW = 10_000, 400
+MANY = pytest.param(1000, 0.075, marks=[pytest.mark.slow, pytest.mark.timeout(900)], id="some")
+ALL = pytest.param(FULL, 0.055, marks=[pytest.mark.campaign, pytest.mark.timeout(3600)], id="all")
 QUICK = [  # one of each kind
     "better, 300 items, score 0.5",
     "better, 100 passages of 5, score 0.9",
@@ -41,12 +43,11 @@ def test_too_little_is_unknown(world):
     assert see(world, 20).unknown == 1
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [*NOTHING])
-def test_what_is_not_so_is_not_released(name):
-    """No difference, or the one at the bar: 2.5% are promised, and 5.5% never passed."""
-    assert see(NOTHING[name], FULL).release <= 0.055
+@pytest.mark.parametrize(("draws", "most"), [MANY, ALL])
+def test_what_is_not_so_is_not_released(name, draws, most):
+    """No difference, or the one at the bar: 2.5% are promised, and 5.5% never passed in 10,000 draws."""
+    assert see(NOTHING[name], draws).release <= most
 
 
 @pytest.mark.campaign
@@ -58,12 +59,11 @@ def test_one_of_twenty_claims(world):
     assert seen.release <= 0.055 and seen.told <= 0.055
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("plan", [*simulated_gate.regressions()], ids=lambda plan: plan.name)
-def test_a_regression_of_twice_the_margin_is_held(plan):
-    seen = see(plan.world, FULL)
-    assert seen.hold >= 0.95 and seen.release == 0
+@pytest.mark.parametrize(("draws", "most"), [MANY, ALL])
+def test_a_regression_of_twice_the_margin_is_held(plan, draws, most):
+    seen = see(plan.world, draws)
+    assert seen.hold >= 1.005 - most and seen.release == 0
 
 
 @pytest.mark.slow
